@@ -1,0 +1,176 @@
+"""The values that travel between the parts of refseg.
+
+Frames: *px* is the original image (rows down, columns right, origin at the upper left corner of
+the upper left pixel); *net* is the image as the network sees it after resizing. Boxes are
+continuous `x0, y0, x1, y1` with exclusive far edges. Letters: B expressions, I images, T words,
+H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refseg.errors import LabelsError, UnknownName
+
+if TYPE_CHECKING:
+    import torch
+
+LABEL_KINDS = ("text", "box", "mask", "category")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Which labels may be seen. What is not granted is never read, so it cannot leak.
+
+    granted: subset of `LABEL_KINDS`; text is always in it.
+    mask_refs: when given, masks are granted for these ref ids alone (partial supervision).
+    """
+
+    granted: frozenset[str] = frozenset({"text"})
+    mask_refs: frozenset[int] | None = None
+
+    def __post_init__(self) -> None:
+        for kind in self.granted:
+            if kind not in LABEL_KINDS:
+                raise UnknownName("label", kind, LABEL_KINDS)
+        object.__setattr__(self, "granted", self.granted | {"text"})
+        if self.mask_refs is not None and "mask" not in self.granted:
+            raise LabelsError(
+                "a list of refs with masks was given but masks are not granted",
+                remedy='grant "mask" or drop mask_refs',
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Labels:
+        """Read "text+box+mask" (any order). Raises UnknownName for a word that is no label."""
+        return cls(frozenset(part.strip() for part in text.split("+") if part.strip()))
+
+    def allows(self, kind: str, ref_id: int | None = None) -> bool:
+        """Whether `kind` may be seen, for the ref `ref_id` where the grant is per ref."""
+        if kind not in self.granted:
+            return False
+        if kind == "mask" and self.mask_refs is not None:
+            return ref_id is not None and ref_id in self.mask_refs
+        return True
+
+    def covers(self, needed: Labels) -> bool:
+        """Whether every kind in `needed` is granted here (for at least some refs)."""
+        return needed.granted <= self.granted
+
+    def __str__(self) -> str:
+        names = [kind for kind in LABEL_KINDS if kind in self.granted]
+        if self.mask_refs is not None:
+            names[names.index("mask")] = f"mask({len(self.mask_refs)} refs)"
+        return "+".join(names)
+
+
+TEXT_ONLY = Labels()
+ALL_LABELS = Labels(frozenset(LABEL_KINDS))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a network image was made from an original one: px -> net is `xy * scale + offset`.
+
+    original_hw, net_hw: sizes (rows, columns). scale_xy, offset_xy: net pixels per px, net pixels.
+    The content of the net image is the rectangle `offset .. offset + original * scale`;
+    whatever lies outside is padding.
+    """
+
+    original_hw: tuple[int, int]
+    net_hw: tuple[int, int]
+    scale_xy: tuple[float, float]
+    offset_xy: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One expression about one image, in the px frame. Labels not granted are None.
+
+    key: unique in its data set and split. image: [H, W, 3] uint8 RGB. mask: [H, W] bool.
+    box_xyxy: [4] float32. empty: the expression means nothing in the image (None if masks and
+    boxes are both withheld). parts: number of polygons or RLEs the mask was joined from
+    (some protocols score multi-part targets differently), 0 when masks are withheld.
+    weight: importance in a loss (pseudo-labels may carry less than 1).
+    """
+
+    key: str
+    image: NDArray[np.uint8]
+    text: str
+    image_id: int
+    ref_id: int
+    sent_id: int
+    mask: NDArray[np.bool_] | None = None
+    box_xyxy: NDArray[np.float32] | None = None
+    category: str | None = None
+    empty: bool | None = None
+    parts: int = 0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a method sees: B expressions about I images (net frame).
+
+    images: [I, 3, H, W] float32, normalised, contiguous. image_of: [B] int64, the row of
+    `images` that expression b asks about. words: [B, T] int64 token ids. word_mask: [B, T] bool,
+    True on real tokens. geometry: one per expression. keys, texts: one per expression.
+    masks: [B, H, W] float32 in 0..1, boxes: [B, 4] float32 xyxy net, categories: B names,
+    each None unless granted. has_mask: [B] bool, which rows of `masks` are known.
+    weights: [B] float32.
+    """
+
+    images: torch.Tensor
+    image_of: torch.Tensor
+    words: torch.Tensor
+    word_mask: torch.Tensor
+    geometry: tuple[Geometry, ...]
+    keys: tuple[str, ...]
+    texts: tuple[str, ...]
+    weights: torch.Tensor
+    masks: torch.Tensor | None = None
+    has_mask: torch.Tensor | None = None
+    boxes: torch.Tensor | None = None
+    categories: tuple[str | None, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on `device`."""
+        from dataclasses import fields, replace
+
+        import torch
+
+        moved = {
+            f.name: value.to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), torch.Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one expression, in the px frame.
+
+    mask: [H, W] bool. score: 0..1, how sure the method is. response: [h, w] float32
+    probabilities in the net frame (any resolution h x w covering `geometry.net_hw`), from which
+    protocols with their own threshold or resolution make their mask; None for methods that
+    have no such map. empty: the method says that the expression means nothing here.
+    polygons: px points [P, 2] float32 each, for methods that predict outlines.
+    maps: inner maps worth looking at, name -> [h, w] float32.
+    """
+
+    mask: NDArray[np.bool_]
+    score: float
+    geometry: Geometry
+    response: NDArray[np.float32] | None = None
+    empty: bool = False
+    polygons: tuple[NDArray[np.float32], ...] = ()
+    maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
