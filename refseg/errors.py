@@ -1,4 +1,4 @@
-"""Errors a person can act on: each names the bad value, where it was found, and what would be valid.
+"""Errors a person can act on: each names the bad value, where it was, and what would be valid.
 
 Everything that bad input can cause is a `RefsegError`; the command line prints its text and
 exits with code 2. Anything else that escapes is a bug and shows its traceback.

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -91,14 +90,3 @@ def split_decay(name: str, module: nn.Module, *, lr_scale: float = 1.0) -> list[
 def trainable(module: nn.Module) -> int:
     """Number of trainable scalars."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-__all__ = [
-    "Method",
-    "MethodConfig",
-    "ParameterGroup",
-    "check_groups",
-    "split_decay",
-    "trainable",
-    "torch",
-]

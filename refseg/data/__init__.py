@@ -1,0 +1,1 @@
+"""Readers, the labels contract, and the way from files to batches."""

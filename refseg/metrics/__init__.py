@@ -1,0 +1,1 @@
+"""Accumulators, and the protocols that say how a number is made."""

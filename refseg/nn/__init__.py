@@ -1,0 +1,1 @@
+"""Thin adapters over encoders, and blocks that several methods share."""

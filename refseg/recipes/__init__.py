@@ -1,0 +1,1 @@
+"""Recipes: one function per published row."""

@@ -1,0 +1,1 @@
+"""The embedded world: rendered scenes, and a language with exact meaning."""

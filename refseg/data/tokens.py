@@ -1,0 +1,150 @@
+"""Tokenizers: text in, padded token ids out, truncation counted and never silent.
+
+Built on the tokenizers library and kept as one `tokenizer.json` per model. (transformers'
+BertTokenizer ignores its vocab_file argument in some 5.x versions, so it is not used.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from refseg.errors import ExpressionError, ModelError
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+MAX_CHARACTERS = 1000
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """words: [B, T] int64 ids, 0 where padded. mask: [B, T] bool. truncated: [B] bool."""
+
+    words: NDArray[np.int64]
+    mask: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+
+class WordTokenizer:
+    """WordPiece with [CLS] first and [SEP] last. max_words counts both."""
+
+    def __init__(self, tokenizer: Tokenizer, max_words: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_words = max_words
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._end = tokenizer.token_to_id("[SEP]")
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return int(self.tokenizer.get_vocab_size())
+
+    def encode(self, texts: Sequence[str], *, pad_to: int | None = None) -> Encoded:
+        """Token ids of `texts`, padded to the longest (or to `pad_to`, at most max_words).
+
+        A longer text keeps its first words and its [SEP]. Raises ExpressionError for a text
+        without words or with more than 1,000 characters.
+        """
+        rows = [e.ids for e in self.tokenizer.encode_batch([clean(text) for text in texts])]
+        truncated = np.array([len(row) > self.max_words for row in rows], dtype=bool)
+        rows = [
+            [*row[: self.max_words - 1], self._end] if cut else row
+            for row, cut in zip(rows, truncated, strict=True)
+        ]
+        length = max((len(row) for row in rows), default=1)
+        length = max(length, min(pad_to or 0, self.max_words))
+        words = np.zeros((len(rows), length), dtype=np.int64)
+        mask = np.zeros((len(rows), length), dtype=bool)
+        for index, row in enumerate(rows):
+            words[index, : len(row)] = row
+            mask[index, : len(row)] = True
+        return Encoded(words, mask, truncated)
+
+    def pieces(self, text: str) -> list[str]:
+        """The word pieces of one text, specials included, cut as `encode` cuts."""
+        encoded = self.encode([text])
+        return [self.tokenizer.id_to_token(int(i)) for i in encoded.words[0][encoded.mask[0]]]
+
+    def save(self, path: Path) -> None:
+        """Write `tokenizer.json`."""
+        path.write_text(self.tokenizer.to_str(pretty=True), encoding="utf-8")
+
+
+def clean(text: str) -> str:
+    """One line of printable text. Raises ExpressionError when nothing is left or far too much."""
+    if len(text) > MAX_CHARACTERS:
+        raise ExpressionError(
+            f"an expression of {len(text):,} characters: {text[:40]!r}...",
+            remedy=f"say what is meant in at most {MAX_CHARACTERS:,} characters",
+        )
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if not any(c.isalnum() for c in line):
+        raise ExpressionError(
+            f"an expression without words: {text!r}",
+            remedy='describe one object, for example "the cup left of the laptop"',
+        )
+    return line
+
+
+def load_tokenizer(path: Path, max_words: int) -> WordTokenizer:
+    """Read `tokenizer.json`, or the `vocab.txt` of a BERT folder in the hub's format.
+
+    Raises ModelError when the folder has neither or the file is broken.
+    """
+    if path.is_dir():
+        for name in ("tokenizer.json", "vocab.txt"):
+            if (path / name).is_file():
+                return load_tokenizer(path / name, max_words)
+        raise ModelError(
+            f"no tokenizer in {path}", remedy="the folder needs tokenizer.json or vocab.txt"
+        )
+    try:
+        if path.name == "vocab.txt":
+            return wordpiece(path.read_text(encoding="utf-8").splitlines(), max_words)
+        return WordTokenizer(Tokenizer.from_file(str(path)), max_words)
+    except FileNotFoundError:
+        raise ModelError(f"no tokenizer at {path}", remedy="check the model folder") from None
+    except Exception as error:  # the tokenizers library raises bare Exception on broken files
+        raise ModelError(f"broken tokenizer {path}: {error}", remedy="get the file again") from None
+
+
+def wordpiece(vocabulary: Iterable[str], max_words: int) -> WordTokenizer:
+    """BERT-uncased word pieces over a given vocabulary, ids in its order."""
+    ids = {token: index for index, token in enumerate(vocabulary)}
+    missing = [special for special in SPECIALS[:4] if special not in ids]
+    if missing:
+        raise ModelError(
+            f"vocabulary lacks {', '.join(missing)}", remedy="use a BERT vocab.txt as published"
+        )
+    return WordTokenizer(_bert_like(Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))), max_words)
+
+
+def train_wordpiece(texts: Iterable[str], *, size: int, max_words: int) -> WordTokenizer:
+    """Learn word pieces from `texts`. Letters and digits are always in, so typos stay readable."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789'-"
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size,
+        special_tokens=[*SPECIALS, *letters, *(f"##{c}" for c in letters)],
+        initial_alphabet=list(letters),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterable(sorted(set(texts)), trainer)
+    # Rebuilt from the sorted vocabulary: the trainer breaks ties by hash order.
+    learned = sorted(token for token in tokenizer.get_vocab() if token not in SPECIALS)
+    return wordpiece([*SPECIALS, *learned], max_words)
+
+
+def _bert_like(tokenizer: Tokenizer) -> Tokenizer:
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
+    return tokenizer

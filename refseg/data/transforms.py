@@ -1,0 +1,130 @@
+"""Text-aware augmentation, and the step from px to net.
+
+Augmentation maps a `Sample` to a `Sample` (or to None: drop it), so that image, mask, box and
+words change together: a mirrored image has its left and right swapped in the words too, and a
+crop that cuts the referent is no example any more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from refseg.data.sides import swap_left_right
+from refseg.ops.images import letterbox, resize_square
+from refseg.types import Geometry, Sample
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class PreprocessConfig(BaseModel):
+    """How a network image is made. fit: "square" distorts (as LAVT does), "letterbox" pads.
+
+    size: px of the square. mean, std: per channel, of images in 0..1.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int = Field(480, ge=8)
+    fit: Literal["square", "letterbox"] = "square"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def apply(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Geometry]:
+        """[H, W, 3] uint8 px -> [size, size, 3] uint8 net, and the way back."""
+        resize = resize_square if self.fit == "square" else letterbox
+        return resize(image, (self.size, self.size))
+
+
+class AugmentConfig(BaseModel):
+    """Chances per sample. All zero is the paper setting of VEGA.
+
+    flip: mirror, swapping left and right in the words. crop: cut away up to `crop_share` of
+    each side; dropped if that cuts the referent. jitter: brightness and contrast, +- share.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    flip: float = Field(0.0, ge=0, le=1)
+    crop: float = Field(0.0, ge=0, le=1)
+    crop_share: float = Field(0.2, gt=0, lt=0.5)
+    jitter: float = Field(0.0, ge=0, lt=1)
+
+    def apply(self, sample: Sample, rng: np.random.Generator) -> Sample | None:
+        """A changed sample, or None when the crop cut the referent."""
+        if self.flip and rng.random() < self.flip:
+            sample = flip(sample)
+        if self.crop and rng.random() < self.crop:
+            cropped = random_crop(sample, rng, self.crop_share)
+            if cropped is None:
+                return None
+            sample = cropped
+        if self.jitter:
+            sample = jitter(sample, rng, self.jitter)
+        return sample
+
+
+def flip(sample: Sample) -> Sample:
+    """Mirror left to right: image, mask, box, and the words for the sides."""
+    width = sample.image.shape[1]
+    box = sample.box_xyxy
+    if box is not None:
+        box = np.array([width - box[2], box[1], width - box[0], box[3]], dtype=np.float32)
+    return replace(
+        sample,
+        image=np.ascontiguousarray(sample.image[:, ::-1]),
+        mask=None if sample.mask is None else np.ascontiguousarray(sample.mask[:, ::-1]),
+        box_xyxy=box,
+        text=swap_left_right(sample.text),
+    )
+
+
+def random_crop(sample: Sample, rng: np.random.Generator, share: float) -> Sample | None:
+    """Cut up to `share` off each side at random; see `crop` for None."""
+    height, width = sample.image.shape[:2]
+    cuts = rng.random(4) * share
+    x0, y0 = int(cuts[0] * width), int(cuts[1] * height)
+    x1, y1 = width - int(cuts[2] * width), height - int(cuts[3] * height)
+    return crop(sample, (x0, y0, x1, y1))
+
+
+def crop(sample: Sample, window_xyxy: tuple[int, int, int, int]) -> Sample | None:
+    """The window (px) of the sample, or None when any part of the referent lies outside it.
+
+    Raises ValueError when neither mask nor box is there: nobody could know what was cut.
+    """
+    x0, y0, x1, y1 = window_xyxy
+    if sample.empty is not True and not _contains(sample, window_xyxy):
+        return None
+    box = sample.box_xyxy
+    shift = np.array([x0, y0, x0, y0], dtype=np.float32)
+    return replace(
+        sample,
+        image=np.ascontiguousarray(sample.image[y0:y1, x0:x1]),
+        mask=None if sample.mask is None else np.ascontiguousarray(sample.mask[y0:y1, x0:x1]),
+        box_xyxy=None if box is None else (box - shift).astype(np.float32),
+    )
+
+
+def _contains(sample: Sample, window_xyxy: tuple[int, int, int, int]) -> bool:
+    x0, y0, x1, y1 = window_xyxy
+    if sample.mask is not None:
+        return int(sample.mask[y0:y1, x0:x1].sum()) == int(sample.mask.sum())
+    if sample.box_xyxy is None:
+        raise ValueError("a crop needs a mask or a box to know whether the referent is cut")
+    bx0, by0, bx1, by1 = sample.box_xyxy
+    return bool(bx0 >= x0 and by0 >= y0 and bx1 <= x1 and by1 <= y1)
+
+
+def jitter(sample: Sample, rng: np.random.Generator, share: float) -> Sample:
+    """Brightness and contrast by up to +- `share`; colours keep their hue (words name them)."""
+    gain, bias = 1 + share * (2 * rng.random(2) - 1)
+    image = sample.image.astype(np.float32)
+    mean = image.mean()
+    changed = (image - mean) * gain + mean * bias
+    return replace(sample, image=np.clip(changed, 0, 255).astype(np.uint8))

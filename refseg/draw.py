@@ -1,0 +1,177 @@
+"""Pictures for people: masks over an image with their expressions, and curves.
+
+Everything returns pixels or PNG bytes; nothing is written here. Frames: px, see `refseg.types`.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+# Okabe and Ito's palette, told apart by people with any kind of colour vision.
+PALETTE: tuple[tuple[int, int, int], ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (204, 121, 167),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (150, 150, 150),
+)
+MIN_SIDE = 420  # shorter images are enlarged, so that the words below them can be read
+PAPER, INK = (255, 255, 255), (32, 32, 32)
+FONT_SIZE, LINE_HEIGHT, MARGIN = 15, 20, 8
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+Pixels = NDArray[np.uint8]
+Masks = Sequence[NDArray[np.bool_]]
+Series = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def colour_of(index: int) -> tuple[int, int, int]:
+    """The palette's colour of the expression number `index`."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def overlay(image: Pixels, masks: Masks, texts: Sequence[str]) -> Pixels:
+    """The image with each mask tinted and outlined, and its expression in a strip below.
+
+    image: [H, W, 3] uint8 RGB. masks: [H, W] bool each. texts: one per mask.
+    Returns [H', W', 3] uint8 RGB; small images are enlarged by a whole factor to `MIN_SIDE`.
+    """
+    factor = _factor(image.shape[:2])
+    big = _enlarge(image, factor)
+    for index, mask in enumerate(masks):
+        big = tint(big, _enlarge(mask, factor), colour_of(index), width=2)
+    return np.concatenate([big, _captions(texts, big.shape[1])])
+
+
+def tint(
+    image: Pixels,
+    mask: NDArray[np.bool_],
+    colour: tuple[int, int, int],
+    *,
+    alpha: float = 0.45,
+    width: int = 1,
+) -> Pixels:
+    """A copy of `image` with `mask` in translucent `colour` and a contour `width` px wide."""
+    import cv2
+
+    out = image.copy()
+    mixed = (1 - alpha) * image[mask].astype(np.float32) + alpha * np.asarray(colour, np.float32)
+    out[mask] = np.rint(mixed).astype(np.uint8)
+    lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    # A dark rim below the line: an orange outline must be seen on an orange ball too.
+    cv2.drawContours(out, lines, -1, INK, width + 2, cv2.LINE_8)
+    cv2.drawContours(out, lines, -1, colour, width, cv2.LINE_8)
+    return out
+
+
+def heat(image: Pixels, response: NDArray[np.float32]) -> Pixels:
+    """The image under a response map [H, W] in 0..1: dark where the method sees nothing."""
+    import cv2
+
+    level = np.rint(255 * response.clip(0, 1)).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.addWeighted(image, 0.4, colours, 0.6, 0), np.uint8)
+
+
+def mask_png(mask: NDArray[np.bool_]) -> bytes:
+    """A mask [H, W] as a black and white PNG (0 and 255)."""
+    return png(mask.astype(np.uint8) * 255)
+
+
+def png(pixels: Pixels) -> bytes:
+    """[H, W] or [H, W, 3] uint8 as a PNG file's bytes."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def curves(series: Series, *, title: str, x: str, y: str, log_y: bool = False) -> bytes:
+    """Lines (name -> (xs, ys)) as a PNG file's bytes; points are marked where there are few."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for index, (name, (xs, ys)) in enumerate(series.items()):
+        colour = tuple(channel / 255 for channel in colour_of(index))
+        marker = "o" if len(xs) <= 20 else ""
+        axes.plot(xs, ys, label=_plain(name), color=colour, linewidth=1.6, marker=marker)
+    axes.set(title=_plain(title), xlabel=_plain(x), ylabel=_plain(y))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if log_y:
+        axes.set_yscale("log")
+    if series:
+        axes.legend(frameon=False, fontsize="small")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib shows as it is: a dollar sign would start a formula."""
+    return text.replace("$", r"\$")
+
+
+def _factor(hw: tuple[int, ...]) -> int:
+    return int(np.clip(np.ceil(MIN_SIDE / max(min(hw[:2]), 1)), 1, max(1, 1600 // max(hw[:2]))))
+
+
+def _enlarge(pixels: NDArray[Scalar], factor: int) -> NDArray[Scalar]:
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else pixels
+
+
+def _captions(texts: Sequence[str], width: int) -> Pixels:
+    """The strip below a picture: a colour swatch and the words of each expression."""
+    from PIL import Image, ImageDraw
+
+    font = _font()
+    room = max(int((width - 3 * MARGIN - FONT_SIZE) / (0.55 * FONT_SIZE)), 8)
+    wrapped = [_wrap(text, room) for text in texts]
+    height = LINE_HEIGHT * sum(map(len, wrapped)) + 2 * MARGIN
+    strip = Image.new("RGB", (width, height if texts else 0), PAPER)
+    pen, top = ImageDraw.Draw(strip), MARGIN
+    for index, lines in enumerate(wrapped):
+        corner = (MARGIN, top + 2)
+        far = (MARGIN + FONT_SIZE, top + 2 + FONT_SIZE)
+        pen.rectangle((corner, far), fill=colour_of(index), outline=INK)
+        for line in lines:
+            pen.text((2 * MARGIN + FONT_SIZE, top), line, fill=INK, font=font)
+            top += LINE_HEIGHT
+    return np.asarray(strip, np.uint8).reshape(-1, width, 3)
+
+
+def _wrap(text: str, room: int) -> list[str]:
+    """At most three lines of `room` characters; what is left over becomes an ellipsis."""
+    return textwrap.wrap(text, room, max_lines=3, placeholder=" …") or [""]
+
+
+@lru_cache(maxsize=1)
+def _font() -> FreeTypeFont | ImageFont:
+    """DejaVu Sans from matplotlib's data (it knows most scripts), found without importing that."""
+    from PIL import ImageFont
+
+    spec = find_spec("matplotlib")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(str(path), FONT_SIZE)
+    return ImageFont.load_default(FONT_SIZE)

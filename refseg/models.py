@@ -1,0 +1,215 @@
+"""A model as one folder: weights, tokenizer, preprocessing and card, saved and loaded together.
+
+config.json         method, its configuration, preprocessing, max_words, card
+model.safetensors   weights (float32, or float16 to be small)
+tokenizer.json      word pieces
+README.md           the model card for people
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
+
+import refseg
+from refseg.data.collate import collate
+from refseg.data.tokens import WordTokenizer, load_tokenizer
+from refseg.data.transforms import PreprocessConfig
+from refseg.errors import ModelError, UnknownName
+from refseg.methods import METHODS, method_types
+from refseg.nn.weights import load_state, local_folder, read_state
+from refseg.types import Batch, Prediction, Sample
+
+BUNDLED = Path(refseg.__file__).parent / "checkpoints"
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+class ModelFile(BaseModel):
+    """The content of `config.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    refseg: str
+    method: str
+    method_config: dict[str, Any]
+    preprocess: PreprocessConfig
+    max_words: int = Field(ge=2)
+    card: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass
+class Model:
+    """A method with everything it needs to answer. card: what it is and what it learned from."""
+
+    name: str
+    method_name: str
+    method: Any
+    tokenizer: WordTokenizer
+    preprocess: PreprocessConfig
+    card: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        parameter: nn.Parameter = next(self.method.parameters())
+        return parameter.device
+
+    def batch(self, samples: Sequence[Sample], *, share_images: bool = False) -> Batch:
+        """Samples (px) to a batch (net) on the CPU; see `refseg.data.collate.collate`."""
+        return collate(samples, self.tokenizer, self.preprocess, share_images=share_images)
+
+    @torch.inference_mode()
+    def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
+        """One prediction per sample; samples with the same image_id share its encoding."""
+        self.method.eval()
+        batch = self.batch(samples, share_images=True).to(self.device)
+        predictions: list[Prediction] = self.method.decode(self.method(batch), batch)
+        return predictions
+
+
+def build_method(name: str, config: Any) -> Any:
+    """The untrained method `name`. config: its pydantic config, or the dict of one."""
+    method, config_type = method_types(name)
+    if not isinstance(config, config_type):
+        config = config_type.model_validate(config)
+    return method(config)
+
+
+def list_bundled() -> list[str]:
+    """Names of the models inside the package."""
+    if not BUNDLED.is_dir():
+        return []
+    return sorted(p.name for p in BUNDLED.iterdir() if (p / "config.json").is_file())
+
+
+def find_model(name: str) -> Path:
+    """The folder of a bundled name, a local folder, or a hub id ("owner/name").
+
+    Raises UnknownName for anything else, offering the nearest bundled name.
+    """
+    bundled = list_bundled()
+    if name in bundled:
+        return BUNDLED / name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if name.count("/") == 1 and not name.startswith((".", "~", "/")):
+        return local_folder(name)
+    if "/" in name:
+        raise ModelError(f"no model folder {name}", remedy="check the path")
+    raise UnknownName("model", name, bundled)
+
+
+def read_model_file(folder: Path) -> ModelFile:
+    """Read and check `config.json`. Raises ModelError for a half-written folder, by file."""
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(
+            f"model folder {folder} is incomplete: no {', '.join(missing)}",
+            remedy="export it again, or finish the training run that was writing it",
+        )
+    try:
+        return ModelFile.model_validate(json.loads((folder / "config.json").read_text()))
+    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        raise ModelError(
+            f"broken {folder / 'config.json'}: {error}", remedy="get the model again"
+        ) from None
+
+
+def load(name: str | Path, device: str = "cpu") -> Model:
+    """Load a bundled model, a folder, or a hub id. Raises UnknownName or ModelError."""
+    folder = find_model(str(name))
+    described = read_model_file(folder)
+    if described.method not in METHODS:
+        raise UnknownName(f"method in {folder / 'config.json'}", described.method, METHODS)
+    try:
+        method = build_method(described.method, described.method_config)
+    except ValidationError as error:
+        raise ModelError(
+            f"{folder / 'config.json'} does not fit method {described.method}: {error}",
+            remedy="use the refseg version that wrote it",
+        ) from None
+    state = {
+        k: v.float() if v.is_floating_point() else v
+        for k, v in read_state(folder / "model.safetensors").items()
+    }
+    load_state(method, state, source=str(folder))
+    tokenizer = load_tokenizer(folder / "tokenizer.json", described.max_words)
+    method.eval().to(device)
+    return Model(
+        folder.name, described.method, method, tokenizer, described.preprocess, described.card
+    )
+
+
+def save(folder: Path, model: Model, *, half: bool = False) -> None:
+    """Write the model folder whole or not at all. half: float16 weights, half the size."""
+    from safetensors.torch import save_file
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    described = ModelFile(
+        refseg=refseg.__version__,
+        method=model.method_name,
+        method_config=model.method.config.model_dump(mode="json"),
+        preprocess=model.preprocess,
+        max_words=model.tokenizer.max_words,
+        card=model.card,
+    )
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        state = {k: v.detach().cpu().contiguous() for k, v in model.method.state_dict().items()}
+        if half:
+            state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        save_file(state, temporary / "model.safetensors")
+        model.tokenizer.save(temporary / "tokenizer.json")
+        text = json.dumps(described.model_dump(mode="json"), indent=1)
+        (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
+        (temporary / "README.md").write_text(card_text(model), encoding="utf-8")
+        temporary.chmod(0o755)
+        if folder.exists():
+            old = temporary.with_name(temporary.name + ".old")
+            folder.rename(old)
+            temporary.rename(folder)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def card_text(model: Model) -> str:
+    """The model card as Markdown: every entry of the card, metrics as a table."""
+    lines = [f"# {model.name}", ""]
+    rows: dict[str, Any] = {"method": model.method_name, **model.card}
+    for key, value in rows.items():
+        if isinstance(value, dict):
+            lines += ["", f"## {key}", "", "| | |", "|---|---|"]
+            lines += [f"| {k} | {_cell(v)} |" for k, v in value.items()]
+        else:
+            lines.append(f"- **{key}**: {value}")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def describe_models(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """One row per readable model folder: name, method, card, size in bytes."""
+    rows = []
+    for folder in folders:
+        described = read_model_file(folder)
+        size = sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
+        rows.append(
+            {"name": folder.name, "method": described.method, "card": described.card, "bytes": size}
+        )
+    return rows

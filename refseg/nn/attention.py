@@ -1,0 +1,96 @@
+"""Attention used unchanged by two or more places.
+
+Letters: B batch, Q queries, K keys, D width.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention, queries and keys of their own widths; masks are boolean.
+
+    query: [B, Q, width]; keys: [B, K, key_width]; allowed: [B, K] or [B, Q, K] bool, True where
+    a key may be looked at. A query that may look at nothing gets a zero answer (never NaN).
+    Returns [B, Q, width].
+    """
+
+    def __init__(self, width: int, heads: int, key_width: int | None = None) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(key_width or width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, query: Tensor, keys: Tensor, allowed: Tensor | None = None) -> Tensor:
+        q = _split_heads(self.q(query), self.heads)
+        k, v = (_split_heads(part, self.heads) for part in self.kv(keys).chunk(2, dim=-1))
+        if allowed is None:
+            attended = F.scaled_dot_product_attention(q, k, v)
+        else:
+            mask = (allowed[:, None] if allowed.ndim == 2 else allowed)[:, None]
+            seen = mask.any(dim=-1, keepdim=True)  # [B, 1, Q or 1, 1]
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | ~seen)
+            attended = attended * seen
+        batch, _, length, _ = attended.shape
+        joined: Tensor = self.out(attended.transpose(1, 2).reshape(batch, length, -1))
+        return joined
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    batch, length, width = x.shape
+    return x.view(batch, length, heads, width // heads).transpose(1, 2)
+
+
+class AttentionBlock(nn.Module):
+    """Pre-norm residual attention: x + Attention(LN(x), keys), with an optional MLP after it.
+
+    Without `keys` the normalised queries are their own keys (self-attention).
+    norm_keys: normalise the keys too (for keys that come straight from a linear map).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        key_width: int | None = None,
+        mlp_ratio: float = 0.0,
+        norm_keys: bool = False,
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.norm_keys = nn.LayerNorm(key_width or width) if norm_keys else nn.Identity()
+        self.attention = Attention(width, heads, key_width)
+        hidden = int(width * mlp_ratio)
+        self.mlp = (
+            nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width)
+            )
+            if hidden
+            else None
+        )
+
+    def forward(
+        self, query: Tensor, keys: Tensor | None = None, allowed: Tensor | None = None
+    ) -> Tensor:
+        normed = self.norm(query)
+        query = query + self.attention(
+            normed, normed if keys is None else self.norm_keys(keys), allowed
+        )
+        return query if self.mlp is None else query + self.mlp(query)
+
+
+def channels_last_tokens(feature: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, H*W, C]."""
+    return feature.flatten(2).transpose(1, 2)
+
+
+def tokens_to_map(tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+    """[B, H*W, C] -> [B, C, H, W], contiguous."""
+    batch, _, channels = tokens.shape
+    return tokens.transpose(1, 2).reshape(batch, channels, *hw).contiguous()

@@ -1,0 +1,147 @@
+"""Safe loading of weights: safetensors, or `weights_only` for the old format; never a bare pickle.
+
+transformers renames the inside of its modules between versions, and files on the hub keep the
+names of their day. `canonical` brings both sides to one spelling, so that a checkpoint written
+under one version loads under another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from refseg.errors import ModelError
+
+# (pattern in the 4.x spelling, the 5.x spelling) for Swin; BERT kept its names.
+_SWIN_RENAMES = (
+    (r"\.attention\.self\.query\.", ".attention.q_proj."),
+    (r"\.attention\.self\.key\.", ".attention.k_proj."),
+    (r"\.attention\.self\.value\.", ".attention.v_proj."),
+    (
+        r"\.attention\.self\.relative_position_bias_table",
+        ".attention.relative_position_bias.relative_position_bias_table",
+    ),
+    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"(\.blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+)
+# Old BERT files say gamma and beta; index tables are computed, not learned.
+_RENAMES = (
+    (r"\.LayerNorm\.gamma$", ".LayerNorm.weight"),
+    (r"\.LayerNorm\.beta$", ".LayerNorm.bias"),
+)
+_COMPUTED = re.compile(r"(relative_position_index|position_ids)$")
+
+
+def canonical(key: str) -> str:
+    """One spelling for a parameter's name, whatever version wrote it."""
+    for pattern, name in _RENAMES:
+        key = re.sub(pattern, name, key)
+    if ".blocks." in key:
+        for pattern, name in _SWIN_RENAMES:
+            key = re.sub(pattern, name, key)
+    return key
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file, or of a .bin/.pth one read with `weights_only`.
+
+    Raises ModelError when the file is absent, truncated, or wants to run code.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ModelError(f"no weights at {path}", remedy="check the folder") from None
+    except Exception as error:  # safetensors and torch raise many kinds on broken files
+        raise ModelError(
+            f"cannot read weights {path}: {type(error).__name__}: {str(error)[:200]}",
+            remedy="the file is truncated or no plain state dict; get it again",
+        ) from error
+    state = loaded.get("model", loaded.get("state_dict", loaded))
+    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
+    """Load every parameter and buffer of `module` from `state` (names in any known spelling).
+
+    Raises ModelError that lists what is missing, unknown, or of another shape.
+    """
+    own = {canonical(key): key for key in module.state_dict()}
+    given = {canonical(k): v for k, v in state.items() if not _COMPUTED.search(k)}
+    wanted = {key: name for key, name in own.items() if not _COMPUTED.search(name)}
+    missing = sorted(set(wanted) - set(given))
+    unknown = sorted(set(given) - set(wanted))
+    if missing or unknown:
+        raise ModelError(
+            f"weights of {source} do not fit: missing {_some(missing)}; unknown {_some(unknown)}",
+            remedy="use the configuration that the weights were made with",
+        )
+    shapes = module.state_dict()
+    wrong = [
+        f"{key} {tuple(given[key].shape)} instead of {tuple(shapes[name].shape)}"
+        for key, name in wanted.items()
+        if given[key].shape != shapes[name].shape
+    ]
+    if wrong:
+        raise ModelError(
+            f"weights of {source} have other shapes: {_some(wrong)}",
+            remedy="use the configuration that the weights were made with",
+        )
+    module.load_state_dict({name: given[key] for key, name in wanted.items()}, strict=False)
+
+
+def load_hub_part(module: nn.Module, where: str, *, prefix: str) -> None:
+    """Load a transformers model (BERT, Swin) from a local folder or a hub id into `module`.
+
+    prefix: the name the model has inside task models ("bert.", "swin."); heads are dropped.
+    Raises ModelError when it is absent: nothing ever starts from random weights in silence.
+    """
+    state = read_state(_weight_file(where))
+    inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    state = inside or state
+    own = {canonical(key) for key in module.state_dict()}
+    fitting = {key: value for key, value in state.items() if canonical(key) in own}
+    load_state(module, fitting, source=where)
+
+
+def _weight_file(where: str) -> Path:
+    folder = local_folder(where)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    raise ModelError(
+        f"no weights in {folder}", remedy="the folder needs model.safetensors or pytorch_model.bin"
+    )
+
+
+def local_folder(where: str) -> Path:
+    """The folder `where`, or the local snapshot of the hub id `where`, fetched if reachable."""
+    if Path(where).is_dir():
+        return Path(where)
+    if where.count("/") > 1 or where.startswith((".", "~", "/")):
+        raise ModelError(f"no folder {where}", remedy="check the path")
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "pytorch_model.bin", "vocab.txt", "README.md"]
+    try:
+        return Path(snapshot_download(where, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises a wide family when it is unreachable
+        raise ModelError(
+            f'"{where}" is no local folder and cannot be had from the hub ({type(error).__name__})',
+            remedy="check the name and the network, or give a local folder with the files",
+        ) from error
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    if not names:
+        return "nothing"
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

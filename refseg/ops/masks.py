@@ -1,0 +1,285 @@
+"""Masks: RLE, polygons, resizing, and the way back from a network's response to the image.
+
+Masks are [H, W] bool in the px frame unless a name says otherwise; `hw` is (rows, columns).
+A response is a [h, w] float map in the net frame. Resizing follows pixel areas (pixel i covers
+i .. i+1), so a mask and a box resized together stay together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco
+
+from refseg.errors import DataError
+from refseg.types import Geometry
+
+Mask = NDArray[np.bool_]
+Response = NDArray[np.float32]
+Resample = Literal["bilinear", "bilinear-corners", "bicubic", "nearest"]
+Rasteriser = Literal["coco", "pil"]
+MaskRule = Literal["union", "lavt_compat"]
+
+# Far beyond any accepted image, and small enough for the rasterisers' 32-bit arithmetic.
+_FARTHEST = 100_000.0
+
+
+def rle_encode(mask: Mask) -> dict[str, Any]:
+    """COCO run-length code of a mask: {"size": [H, W], "counts": ascii str}, ready for JSON."""
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def rle_decode(rle: Mapping[str, Any]) -> Mask:
+    """Mask [H, W] bool of a COCO RLE whose counts are str, bytes or a list of run lengths.
+
+    Raises DataError if the code is damaged or its runs do not fill the size exactly.
+    """
+    try:
+        height, width = (int(n) for n in rle["size"])
+        counts = rle["counts"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"not a run-length code: {str(rle)[:80]}",
+            remedy='expected {"size": [rows, columns], "counts": str or list}',
+        ) from error
+    runs = _run_lengths(counts)
+    if height < 0 or width < 0 or (runs < 0).any() or int(runs.sum()) != height * width:
+        raise DataError(
+            f"run-length code of size {height} x {width} has runs that sum to {int(runs.sum())}",
+            remedy=f"they must be positive and sum to {height * width}; is the file damaged?",
+        )
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, runs).reshape((height, width), order="F")
+
+
+def _run_lengths(counts: str | bytes | Sequence[int]) -> NDArray[np.int64]:
+    """Run lengths of either form of counts.
+
+    The text form is read here, not by pycocotools, which reads past the end of damaged strings.
+    A number is a little-endian row of 5-bit digits, one a character (offset 48, bit 5 = "more
+    follow", bit 4 of the last = sign); from the fourth on, numbers are differences to the number
+    two places before.
+    """
+    if not isinstance(counts, str | bytes):
+        try:
+            return np.asarray(counts, np.int64).reshape(-1)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"run lengths are no integers: {str(counts)[:80]}") from error
+    raw = counts.encode("latin1", "replace") if isinstance(counts, str) else counts
+    digits = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
+    if len(digits) == 0:
+        return np.zeros(0, np.int64)
+    last = (digits & 32) == 0
+    if digits.min() < 0 or digits.max() > 63 or not last[-1]:
+        raise DataError(f"damaged run-length text: {raw[:60]!r}", remedy="is the file truncated?")
+    starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
+    place = np.arange(len(digits)) - np.repeat(starts, np.diff(np.append(starts, len(digits))))
+    if place.max() > 6:
+        raise DataError(f"damaged run-length text: {raw[:60]!r}", remedy="a number is too long")
+    numbers = np.add.reduceat((digits & 31) << (5 * place), starts)
+    signed = (digits[last] & 16) != 0
+    numbers -= np.where(signed, np.int64(1) << (5 * (place[last] + 1)), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
+def mask_to_box(mask: Mask) -> NDArray[np.float32] | None:
+    """Tight box [4] float32 xyxy with exclusive far edges; None for a mask without pixels."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if len(rows) == 0:
+        return None
+    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(axis=0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+
+
+def polygons_to_mask(
+    polygons: Sequence[Sequence[float]], hw: tuple[int, int], *, rasteriser: Rasteriser = "coco"
+) -> Mask:
+    """Union of the filled polygons, each `[x0, y0, x1, y1, ...]` in px.
+
+    rasteriser: "coco" is COCO's own; "pil" is PhraseCut's (vertices cut to integers, outline
+    filled). Polygons of odd length or with fewer than 3 points (pil: 2) are dropped.
+    Raises DataError if none is left, a number is not finite or lies absurdly far outside.
+    """
+    mask = np.zeros(hw, bool)
+    for polygon in _sound_polygons(polygons, rasteriser):
+        mask |= _fill(polygon, hw, rasteriser)
+    return mask
+
+
+def _sound_polygons(
+    polygons: Sequence[Sequence[float]], rasteriser: Rasteriser
+) -> list[NDArray[np.float64]]:
+    fewest = 4 if rasteriser == "pil" else 6
+    sound = []
+    for polygon in polygons:
+        try:
+            flat = np.asarray(polygon, np.float64).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"not a polygon: {str(polygon)[:80]}") from error
+        if len(flat) % 2 or len(flat) < fewest:
+            continue
+        if not (np.abs(flat) <= _FARTHEST).all():
+            raise DataError(
+                f"polygon with a coordinate that is not finite or beyond {_FARTHEST:.0f}: "
+                f"{str(polygon)[:80]}"
+            )
+        sound.append(flat)
+    if not sound:
+        raise DataError(
+            f"no usable polygon among {len(polygons)}: {str(polygons)[:80]}",
+            remedy="a polygon is a list x0, y0, x1, y1, ... of at least three points",
+        )
+    return sound
+
+
+def _fill(polygon: NDArray[np.float64], hw: tuple[int, int], rasteriser: Rasteriser) -> Mask:
+    height, width = hw
+    if rasteriser == "coco":
+        filled = coco.decode(coco.frPyObjects([polygon.tolist()], height, width))
+        return np.asarray(filled[..., 0], bool)
+    canvas = Image.new("L", (width, height), 0)
+    ImageDraw.Draw(canvas).polygon([int(n) for n in polygon], fill=1, outline=1)
+    return np.asarray(canvas, bool)
+
+
+def decode_segmentation(
+    segmentation: Any,
+    hw: tuple[int, int],
+    *,
+    rule: MaskRule = "union",
+    rasteriser: Rasteriser = "coco",
+) -> tuple[Mask, int]:
+    """Mask [H, W] of a COCO `segmentation` and the number of parts it was joined from.
+
+    segmentation: a list of polygons, one flat polygon, an RLE dict, or a list of RLE dicts.
+    rule: "union" joins the parts; "lavt_compat" leaves pixels that two parts share as
+    background, as code does that sums REFER's parts and keeps the value 1.
+    Raises DataError if nothing usable is there or an RLE has another size than `hw`.
+    """
+    if isinstance(segmentation, Mapping):
+        return _rle_of_size(segmentation, hw), 1
+    if not isinstance(segmentation, list | tuple) or len(segmentation) == 0:
+        raise DataError(
+            f"segmentation is {segmentation!r:.80}",
+            remedy="expected a list of polygons, an RLE, or a list of RLEs",
+        )
+    if isinstance(segmentation[0], int | float):
+        segmentation = [segmentation]
+    if any(isinstance(part, Mapping) for part in segmentation):
+        parts = [_rle_of_size(part, hw) for part in segmentation]
+    else:
+        parts = [_fill(p, hw, rasteriser) for p in _sound_polygons(segmentation, rasteriser)]
+    if len(parts) == 1:
+        return parts[0], 1
+    layers = np.sum(parts, axis=0, dtype=np.int32)
+    return np.asarray(layers == 1 if rule == "lavt_compat" else layers > 0, bool), len(parts)
+
+
+def _rle_of_size(rle: Any, hw: tuple[int, int]) -> Mask:
+    mask = rle_decode(rle)
+    if mask.shape != tuple(hw):
+        raise DataError(
+            f"run-length code is {mask.shape[0]} x {mask.shape[1]}, the image {hw[0]} x {hw[1]}",
+            remedy="the annotation belongs to another size of the image",
+        )
+    return mask
+
+
+def resize_mask(mask: Mask, hw: tuple[int, int]) -> Mask:
+    """The mask at another size: each new pixel takes the old one under its centre."""
+    if mask.shape == tuple(hw):
+        return mask.copy()
+    rows, columns = (_nearest(old, new) for old, new in zip(mask.shape, hw, strict=True))
+    return np.take(np.take(mask, rows, axis=0), columns, axis=1)
+
+
+def _nearest(old: int, new: int) -> NDArray[np.int64]:
+    """Index of the old cell under the centre of each new cell, in exact integer arithmetic."""
+    return (2 * np.arange(new, dtype=np.int64) + 1) * old // (2 * new)
+
+
+def content_rectangle(geometry: Geometry) -> tuple[int, int, int, int]:
+    """Whole net pixels x0, y0, x1, y1 of the image inside its padding, at least one pixel."""
+    (height, width), (net_h, net_w) = geometry.original_hw, geometry.net_hw
+    (sx, sy), (ox, oy) = geometry.scale_xy, geometry.offset_xy
+    x0, y0 = min(max(round(ox), 0), net_w - 1), min(max(round(oy), 0), net_h - 1)
+    x1, y1 = min(round(ox + width * sx), net_w), min(round(oy + height * sy), net_h)
+    return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
+
+
+def mask_in_net(mask: Mask, geometry: Geometry) -> Mask:
+    """A px mask as the network sees it: [net_h, net_w] bool, nearest, padding False."""
+    x0, y0, x1, y1 = content_rectangle(geometry)
+    net = np.zeros(geometry.net_hw, bool)
+    net[y0:y1, x0:x1] = resize_mask(mask, (y1 - y0, x1 - x0))
+    return net
+
+
+def resize_response(response: Response, hw: tuple[int, int], resample: Resample) -> Response:
+    """A float map at another size, [h, w] float32, no antialiasing (as torch's interpolate).
+
+    resample: "bilinear", "bicubic" (a = -0.75) and "nearest" align pixel areas;
+    "bilinear-corners" aligns the centres of the corner pixels (align_corners=True).
+    """
+    values = np.ascontiguousarray(response, np.float32)
+    if values.shape == tuple(hw):
+        return values.copy()
+    if resample == "nearest":
+        rows, columns = (_nearest(old, new) for old, new in zip(values.shape, hw, strict=True))
+        return np.take(np.take(values, rows, axis=0), columns, axis=1)
+    if resample == "bilinear-corners":
+        return _lerp(_lerp(values, hw[0]).T, hw[1]).T
+    flag = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}[resample]
+    return np.asarray(cv2.resize(values, (hw[1], hw[0]), interpolation=flag), np.float32)
+
+
+def _lerp(values: Response, length: int) -> Response:
+    """Linear interpolation along the first axis so that the end rows keep their places."""
+    at = np.linspace(0.0, len(values) - 1, length)
+    low = np.minimum(at.astype(np.int64), max(len(values) - 2, 0))
+    high = np.minimum(low + 1, len(values) - 1)
+    share = (at - low).astype(np.float32)[:, None]
+    return np.ascontiguousarray(values[low] * (1 - share) + values[high] * share, np.float32)
+
+
+def response_at(
+    response: Response, geometry: Geometry, hw: tuple[int, int], resample: Resample = "bilinear"
+) -> Response:
+    """The part of a response that shows the image, stretched to any size `hw`, float32.
+
+    Without padding the map is resized once. With padding it is first brought to net size
+    (bilinear, or nearest if asked for), since only there the image has whole-pixel borders.
+    """
+    x0, y0, x1, y1 = content_rectangle(geometry)
+    if (x0, y0, x1, y1) != (0, 0, geometry.net_hw[1], geometry.net_hw[0]):
+        first: Resample = "nearest" if resample == "nearest" else "bilinear"
+        response = resize_response(response, geometry.net_hw, first)[y0:y1, x0:x1]
+    return resize_response(response, hw, resample)
+
+
+def response_in_px(
+    response: Response, geometry: Geometry, resample: Resample = "bilinear"
+) -> Response:
+    """A response at the size of the original image, [H, W] float32: padding cut, resize undone."""
+    return response_at(response, geometry, geometry.original_hw, resample)
+
+
+def response_to_mask(
+    response: Response,
+    geometry: Geometry,
+    *,
+    threshold: float = 0.5,
+    resample: Resample = "bilinear",
+    strict_greater: bool = True,
+) -> Mask:
+    """Mask [H, W] px of a response: resized first, then `> threshold` (or `>=`)."""
+    values = response_in_px(response, geometry, resample)
+    return np.asarray(values > threshold if strict_greater else values >= threshold, bool)

@@ -1,0 +1,237 @@
+"""What a method costs: parameters, multiply-adds by part, latency and peak memory.
+
+The columns of TRIS's cost table (supplement, Table 2: parameters, MACs, milliseconds at a stated
+size and batch 1), measured the same way for every method, with the memory added.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from refseg.errors import ConfigError
+from refseg.method import trainable
+from refseg.types import Batch, Geometry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+REST = "(outside parts)"
+WARM_UP = 3
+DEPTH = 2  # parts, and parts of parts
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module: parameters, those that are trained, and multiply-adds.
+
+    name: "encoder" for a part of the method, "encoder.fusion" for a part of that part.
+    """
+
+    name: str
+    params: int
+    trainable: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one expression about one image.
+
+    params, trainable, macs: totals; macs counts one multiply-add as one. forward_ms: one value
+    per timed run. memory_mib: "loaded" and "peak" while the forward pass runs: resident memory
+    of a fresh process on a CPU, allocated memory on a GPU.
+    """
+
+    size: int
+    tokens: int
+    device: str
+    threads: int
+    params: int
+    trainable: int
+    macs: int
+    parts: tuple[Part, ...]
+    forward_ms: tuple[float, ...]
+    memory_mib: Mapping[str, float]
+
+    @property
+    def median_ms(self) -> float:
+        """Median of the timed runs."""
+        return float(np.median(self.forward_ms))
+
+    @property
+    def p90_ms(self) -> float:
+        """What nine runs out of ten stay below."""
+        return float(np.percentile(self.forward_ms, 90))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the single runs left out."""
+        told = asdict(self)
+        runs = told.pop("forward_ms")
+        latency = {"median": self.median_ms, "p90": self.p90_ms, "runs": len(runs)}
+        return {**told, "parts": list(told["parts"]), "forward_ms": latency}
+
+
+Made = tuple["nn.Module", Batch]
+
+
+def cost(make: Callable[[], Made], *, runs: int = 20, device: str = "cpu") -> Cost:
+    """Measure the method and the batch of one expression that `make` returns.
+
+    make: picklable (a module's function, or a partial of one): on a CPU it is called again in a
+    fresh process, where the peak of memory can be told from what came before.
+    Raises ConfigError for fewer than one run.
+    """
+    import torch
+
+    if runs < 1:
+        raise ConfigError(f"{runs} timed runs are too few", remedy="ask for one or more")
+    method, batch = make()
+    method.eval().to(device)
+    batch = batch.to(device)
+    parts, macs = count(method, batch)
+    memory = _gpu_memory(method, batch) if device != "cpu" else _cpu_memory(make)
+    return Cost(
+        size=int(batch.images.shape[-1]),
+        tokens=int(batch.words.shape[1]),
+        device=device if device == "cpu" else torch.cuda.get_device_name(),
+        threads=torch.get_num_threads(),
+        params=sum(p.numel() for p in method.parameters()),
+        trainable=trainable(method),
+        macs=macs,
+        parts=tuple(parts),
+        forward_ms=tuple(_time(method, batch, runs)),
+        memory_mib=memory,
+    )
+
+
+def resized(batch: Batch, size: int) -> Batch:
+    """The batch with its first expression asked about noise of [1, 3, size, size]."""
+    import torch
+
+    noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    geometry = Geometry((size, size), (size, size), (1.0, 1.0))
+    return replace(batch, images=noise, geometry=(geometry,) * len(batch))
+
+
+def count(method: nn.Module, batch: Batch) -> tuple[list[Part], int]:
+    """Parameters and multiply-adds of each part and its parts, and all multiply-adds.
+
+    Counted are matrix products and convolutions (`torch.utils.flop_counter`). Attention runs as
+    plain products meanwhile: the fused kernel of a CPU is unknown to the counter and counts 0.
+    """
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    method.eval()
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        method(batch)
+    flops = {name: sum(by_op.values()) for name, by_op in counter.get_flop_counts().items()}
+    total = counter.get_total_flops() // 2
+    root = type(method).__name__
+    parts = [
+        _part(name, module, _flops_below(flops, f"{root}.{name}") // 2)
+        for name, module in method.named_modules()
+        if name and name.count(".") < DEPTH
+    ]
+    own = list(method.parameters(recurse=False))
+    rest = total - sum(part.macs for part in parts if "." not in part.name)
+    if own or rest:
+        trained = sum(p.numel() for p in own if p.requires_grad)
+        parts.append(Part(REST, sum(p.numel() for p in own), trained, rest))
+    return parts, total
+
+
+def _part(name: str, module: nn.Module, macs: int) -> Part:
+    sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+    return Part(name, sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained), macs)
+
+
+def _flops_below(flops: Mapping[str, int], prefix: str) -> int:
+    """Sum over the topmost counted modules at or below `prefix`.
+
+    A module whose `forward` is never called (a method reaches between its stages) has no entry
+    of its own, only its children have.
+    """
+    below = [name for name in flops if f"{name}.".startswith(f"{prefix}.")]
+    tops = [n for n in below if not any(n != m and n.startswith(f"{m}.") for m in below)]
+    return sum(flops[name] for name in tops)
+
+
+def _time(method: nn.Module, batch: Batch, runs: int) -> list[float]:
+    import torch
+
+    def wait() -> None:
+        if batch.images.is_cuda:
+            torch.cuda.synchronize()
+
+    spent = []
+    with torch.inference_mode():
+        for turn in range(WARM_UP + runs):
+            wait()
+            start = time.perf_counter()
+            method(batch)
+            wait()
+            if turn >= WARM_UP:
+                spent.append(1000 * (time.perf_counter() - start))
+    return spent
+
+
+def _gpu_memory(method: nn.Module, batch: Batch) -> dict[str, float]:
+    import torch
+
+    loaded = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    with torch.inference_mode():
+        method(batch)
+    return {"loaded": loaded / MIB, "peak": torch.cuda.max_memory_allocated() / MIB}
+
+
+def _cpu_memory(make: Callable[[], Made]) -> dict[str, float]:
+    """Resident memory of a fresh process: what earlier runs left behind would hide the peak."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_forward_once, make).result()
+
+
+def _forward_once(make: Callable[[], Made]) -> dict[str, float]:
+    import psutil
+    import torch
+
+    method, batch = make()
+    method.eval()
+    loaded = psutil.Process(os.getpid()).memory_info().rss
+    _forget_peak()
+    with torch.inference_mode():
+        method(batch)
+    return {"loaded": loaded / MIB, "peak": _peak() / MIB}
+
+
+def _forget_peak() -> None:
+    """Let the peak start from now. Where the system has no such switch, loading counts too."""
+    switch = Path("/proc/self/clear_refs")
+    try:
+        switch.write_text("5")
+    except OSError:
+        return
+
+
+def _peak() -> int:
+    """Peak resident bytes since the start or the last `_forget_peak`."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024

@@ -1,0 +1,61 @@
+"""Batches made in worker processes, in the order of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch.utils.data import DataLoader, Dataset
+
+from refseg.train.plan import Plan
+from refseg.types import Batch
+
+MakeBatch = Callable[[list[int], int], Batch]
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """Training data as the loop sees it.
+
+    size: number of samples. make_batch(indices, epoch): collates these samples. It must depend on
+    its arguments alone (seed what is random from the run's seed, the epoch and the index), must
+    not return an empty batch, and runs in worker processes.
+    """
+
+    size: int
+    make_batch: MakeBatch
+
+
+class _MicroBatches(Dataset[Batch]):
+    """Item k is the k-th micro-batch of this process, collated by whoever asks for it."""
+
+    def __init__(self, plan: Plan, make_batch: MakeBatch) -> None:
+        self.plan, self.make_batch = plan, make_batch
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, number: int) -> Batch:
+        indices, epoch = self.plan.micro_batch(number)
+        return self.make_batch(indices, epoch)
+
+
+def micro_batches(plan: Plan, data: TrainData, *, first_step: int, workers: int) -> Iterator[Batch]:
+    """This process's micro-batches from `first_step` to the end of the run, in order.
+
+    One set of `workers` lives through all epochs.
+    """
+    loader = DataLoader(
+        _MicroBatches(plan, data.make_batch),
+        batch_size=None,
+        sampler=range(first_step * plan.accumulate, len(plan)),
+        num_workers=workers,
+        collate_fn=_as_is,
+        prefetch_factor=4 if workers else None,
+        persistent_workers=workers > 0,
+    )
+    return iter(loader)
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch

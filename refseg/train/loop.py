@@ -1,0 +1,391 @@
+"""The training loop: any method, any data, one process or many.
+
+What is promised, and tested:
+- Killed at any step and started again, a run ends with the same bits as one left alone (CPU).
+  All randomness is a function of (seed, step): the order of samples, what `make_batch` draws,
+  and torch's generator, which is seeded anew for every step (dropout, drop-path).
+- N processes with one global batch learn the same curve as one process: each takes its slice of
+  each batch, and a slice's loss counts by its share of the batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from refseg.errors import ConfigError, RunError
+from refseg.train import checkpoint as ckpt
+from refseg.train.config import TrainConfig
+from refseg.train.ema import Ema
+from refseg.train.loader import TrainData, micro_batches
+from refseg.train.lock import run_lock
+from refseg.train.log import JsonLog, TensorBoard
+from refseg.train.meter import Meter
+from refseg.train.optim import build_optimiser, set_lr
+from refseg.train.parallel import (
+    from_main,
+    gradient_sync,
+    make_accelerator,
+    total,
+    whole_parameters,
+    wrap,
+)
+from refseg.train.plan import Plan
+from refseg.train.progress import Progress, ProgressMode, make_progress
+from refseg.train.schedule import lr_factor
+from refseg.train.tensors import (
+    gather,
+    optimiser_tensors,
+    parameter_names,
+    put,
+    put_optimiser,
+)
+from refseg.types import Batch
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How to score a method during training.
+
+    run(method): metric -> value; called in every process with the method in eval mode (averaged
+    weights where EMA is on); the main process's answer counts. select: the metric whose largest
+    value marks the best weights, None to keep none. labels: what `run` may see, recorded with
+    the choice.
+    """
+
+    run: Callable[[nn.Module], Mapping[str, float]]
+    select: str | None = None
+    labels: str = "text"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """steps done in all; the last evaluation; the best weights' record; seconds over all starts."""
+
+    steps: int
+    metrics: Mapping[str, float]
+    best: ckpt.Best | None
+    checkpoint: Path
+    seconds: float
+
+
+def fit(
+    method: nn.Module,
+    data: TrainData,
+    config: TrainConfig,
+    run_dir: Path,
+    *,
+    evaluation: Evaluation | None = None,
+    identity: Mapping[str, Any] | None = None,
+    progress: ProgressMode = "auto",
+) -> FitResult:
+    """Train `method` in place, resuming what `run_dir` holds; return when all steps are done.
+
+    identity: what makes the run this run (the resolved recipe); a resume with another one is
+    refused. Afterwards `method` has the final weights (averaged where EMA is on).
+    Raises RunError (folder unusable, broken checkpoint, other recipe, loss not finite) and
+    ConfigError (sizes that do not fit).
+    """
+    accelerator = make_accelerator(config)
+    main = accelerator.is_main_process
+    ckpt.make_folder(run_dir)
+    with run_lock(run_dir) if main else nullcontext():
+        run = _Run(accelerator, method, data, config, run_dir, evaluation, identity or {})
+        display = make_progress(progress if main else "none", run.plan.total_steps, run.step)
+        try:
+            run.train(display)
+        finally:
+            run.close()
+            display.close()
+        return run.finish()
+
+
+@dataclass
+class _Run:
+    """The state of one run and the verbs that advance it."""
+
+    accelerator: Any
+    method: nn.Module
+    data: TrainData
+    config: TrainConfig
+    run_dir: Path
+    evaluation: Evaluation | None
+    identity: Mapping[str, Any]
+    step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.main = self.accelerator.is_main_process
+        self.plan = Plan.make(self.config, self.data.size, rank, world)
+        if self.config.deterministic:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        self.module = wrap(self.accelerator, self.method, self.config)
+        self.optimiser = build_optimiser(self.method, self.config)
+        self.names = parameter_names(self.method)
+        self.ema = Ema(self.method, self.config.ema) if self.config.ema else None
+        self.meter = Meter(self.accelerator.device)
+        self.began, self.earlier_s = time.monotonic(), 0.0
+        self.checkpoints = self.run_dir / "checkpoints"
+        self.identity = _identity(self.identity, self.config)
+        self._resume()
+        self.best = ckpt.read_best(self.run_dir / "best.safetensors")
+        self.logs = self._open_logs()
+
+    # -- starting --------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        if self.main:
+            ckpt.make_folder(self.checkpoints)
+        self.accelerator.wait_for_everyone()
+        found = ckpt.load_last(self.checkpoints)
+        self.accelerator.wait_for_everyone()
+        if found is None:
+            return
+        ckpt.check_identity(found.state.identity, self.identity, self.run_dir)
+        self._load(found)
+        self.step, self.earlier_s = found.state.step, found.state.seconds
+        self.meter.load(found.state.sums, found.state.summed, self.main)
+
+    def _load(self, found: ckpt.Checkpoint) -> None:
+        put(self.method.state_dict(), found.tensors["model"], f"{found.path}/model.safetensors")
+        put_optimiser(self.optimiser, self.names, found.tensors["optimizer"])
+        if self.ema is not None:
+            put(self.ema.average, found.tensors["ema"], f"{found.path}/ema.safetensors")
+
+    def _open_logs(self) -> list[JsonLog | TensorBoard]:
+        if not self.main:
+            return []
+        logs: list[JsonLog | TensorBoard] = [JsonLog(self.run_dir / "log.jsonl", step=self.step)]
+        if self.config.tensorboard:
+            logs.append(TensorBoard(self.run_dir / "tensorboard", step=self.step))
+        return logs
+
+    # -- running ---------------------------------------------------------------------------
+
+    def train(self, display: Progress) -> None:
+        """Run the steps that are left."""
+        if self.step >= self.plan.total_steps:
+            return
+        if self.step:
+            display.note(f"going on after step {self.step} of {self.plan.total_steps}")
+        stream = micro_batches(
+            self.plan, self.data, first_step=self.step, workers=self.config.workers
+        )
+        clock = _Throughput(self.config.batch_size)
+        loss: float | None = None
+        self.method.train()
+        while self.step < self.plan.total_steps:
+            self._step(stream)
+            clock.tick()
+            if self._due(self.config.log_every):
+                loss = self._log(clock)
+            if self._evaluation_due():
+                self._evaluate(display)
+                clock.reset()
+            if self._due(self.config.save_every):
+                self._save()
+            display.step(self.step, loss, clock.rate)
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.plan.total_steps
+
+    def _evaluation_due(self) -> bool:
+        every = self.config.evaluate_every
+        if self.evaluation is None or every is None:
+            return False
+        return self._due(self.plan.steps_per_epoch if every == "epoch" else every)
+
+    def _step(self, stream: Iterator[Batch]) -> None:
+        """One optimiser step on one global batch."""
+        config, world = self.config, self.accelerator.num_processes
+        set_seed(_step_seed(config.seed, self.step, self.accelerator.process_index))
+        batches = [next(stream) for _ in range(config.accumulate)]
+        weights = torch.tensor([_weight(self.method, b) for b in batches], dtype=torch.float64)
+        whole = total(self.accelerator, weights.sum().float().to(self.accelerator.device))
+        set_lr(self.optimiser, config.lr * lr_factor(config, self.step, self.plan.total_steps))
+        for number, batch in enumerate(batches):
+            share = weights[number].float().to(self.accelerator.device) / whole
+            last = number == len(batches) - 1
+            with gradient_sync(self.accelerator, self.module, last):
+                terms = self.module(batch.to(self.accelerator.device))
+                # DDP and FSDP average over processes; the shares already sum to one.
+                self.accelerator.backward(terms["total"] * (share * world))
+            self.meter.add(terms, share)
+        if config.clip_norm is not None:
+            norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), config.clip_norm)
+            self.meter.add({"grad_norm": _local(norm)}, 1.0 / world)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
+        self.meter.end_step()
+        if self.ema is not None:
+            self.ema.update(self.method, self.step)
+
+    # -- telling ---------------------------------------------------------------------------
+
+    def _log(self, clock: _Throughput) -> float:
+        sums = self._sums()
+        loss = {name: value / self.meter.steps for name, value in sums.items()}
+        done = self.step - 1
+        line = {
+            "kind": "train",
+            "step": self.step,
+            "epoch": self.plan.epoch_of(done),
+            "lr": self.config.lr * lr_factor(self.config, done, self.plan.total_steps),
+            "loss": loss,
+            "samples_per_s": round(clock.read(), 2),
+            "seconds": round(self._seconds(), 2),
+        }
+        self._write(line)
+        self.meter.reset()
+        return loss["total"]
+
+    def _sums(self) -> dict[str, float]:
+        sums = self.meter.read(lambda value: total(self.accelerator, value))
+        bad = [name for name, value in sums.items() if not abs(value) < float("inf")]
+        if bad:
+            raise RunError(
+                f"{', '.join(bad)} is not finite at step {self.step} or shortly before",
+                remedy="lower train.lr, set train.clip_norm, or use train.precision=fp32; "
+                f"then start in another folder than {self.run_dir}",
+            )
+        return sums
+
+    def _write(self, line: dict[str, Any]) -> None:
+        for log in self.logs:
+            log.write(line)
+
+    def _seconds(self) -> float:
+        return self.earlier_s + time.monotonic() - self.began
+
+    # -- evaluating and saving -------------------------------------------------------------
+
+    def _evaluate(self, display: Progress) -> None:
+        evaluation = self.evaluation
+        assert evaluation is not None
+        self.method.eval()
+        with (
+            self.ema.swapped(self.method) if self.ema else nullcontext(),
+            torch.no_grad(),
+        ):
+            with whole_parameters(self.module):
+                scores = from_main(self.accelerator, dict(evaluation.run(self.method)))
+            self.metrics = {name: float(value) for name, value in scores.items()}
+            self._keep_best(evaluation)
+        self.method.train()
+        self._write(
+            {
+                "kind": "eval",
+                "step": self.step,
+                "epoch": self.plan.epoch_of(self.step - 1),
+                "metrics": self.metrics,
+                "labels": evaluation.labels,
+            }
+        )
+        told = "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        display.note(f"step {self.step}: {told}")
+
+    def _keep_best(self, evaluation: Evaluation) -> None:
+        name = evaluation.select
+        if name is None:
+            return
+        if name not in self.metrics:
+            raise ConfigError(
+                f'the metric "{name}" that selects the best weights was not computed',
+                remedy=f"select one of: {', '.join(sorted(self.metrics))}",
+            )
+        value = self.metrics[name]
+        if self.best is not None and value <= self.best.value:
+            return
+        path = self.run_dir / "best.safetensors"
+        self.best = ckpt.Best(name, value, self.step, evaluation.labels, path)
+        weights = gather(self.method.state_dict())
+        if self.main:
+            ckpt.save_best(self.best, weights)
+
+    def _save(self) -> None:
+        tensors = {
+            "model": gather(self.method.state_dict()),
+            "optimizer": gather(optimiser_tensors(self.optimiser, self.names)),
+        }
+        if self.ema is not None:
+            tensors["ema"] = gather(self.ema.average)
+        sums = self._sums()
+        state = ckpt.State(self.step, self._seconds(), sums, self.meter.steps, self.identity)
+        if self.main:
+            keep = self.config.keep_last
+            ckpt.save_checkpoint(self.checkpoints, state, tensors, keep_last=keep)
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        """Close what writes."""
+        for log in self.logs:
+            if isinstance(log, TensorBoard):
+                log.close()
+
+    def finish(self) -> FitResult:
+        """Leave the final weights in the method and report."""
+        if self.ema is not None:
+            put(self.method.state_dict(), gather(self.ema.average), "the average")
+        self.method.eval()
+        last = ckpt.checkpoints(self.checkpoints)[-1]
+        return FitResult(self.step, self.metrics, self.best, last, self._seconds())
+
+
+class _Throughput:
+    """Samples a second since the last reset; data loading included."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size, self.rate = batch_size, 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        self.since, self.steps = time.monotonic(), 0
+
+    def tick(self) -> None:
+        self.steps += 1
+        passed = time.monotonic() - self.since
+        self.rate = self.steps * self.batch_size / max(passed, 1e-9)
+
+    def read(self) -> float:
+        rate = self.rate
+        self.reset()
+        return rate
+
+
+def _weight(method: nn.Module, batch: Batch) -> float:
+    """What a micro-batch's mean loss runs over: `method.loss_weight(batch)` or its size.
+
+    A method whose loss is a mean over some rows only (those with a mask, say) offers
+    `loss_weight`, so that unequal slices still give the global batch's mean.
+    """
+    ability = getattr(method, "loss_weight", None)
+    return float(len(batch) if ability is None else ability(batch))
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """A seed in 0 .. 2^32 - 1, unlike for any other (seed, step, rank)."""
+    import numpy as np
+
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
+
+
+def _local(norm: Tensor) -> Tensor:
+    """A gradient norm as a plain tensor (under FSDP it is sharded)."""
+    full = getattr(norm, "full_tensor", None)
+    return norm if full is None else full()
+
+
+def _identity(given: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+    """The run's identity with what may change during a run taken out."""
+    train = config.model_dump(mode="json", exclude=set(TrainConfig.VOLATILE))
+    return {**given, "train": train}

@@ -1,0 +1,121 @@
+"""One process or many: accelerate finds them, DDP copies or FSDP shards the parameters.
+
+Start several with `python -m torch.distributed.run --nproc-per-node N -m refseg ...`
+(accelerate's own launcher silently runs one process on a CPU).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from refseg.errors import ConfigError
+from refseg.method import Method
+from refseg.train.config import TrainConfig
+from refseg.types import Batch
+
+#: Smaller modules are not worth a message of their own.
+SHARD_FROM = 1_000_000
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """The processes and device of this run; honours torchrun's environment and `config.cpu`.
+
+    accelerate keeps its state for the life of the process; it is dropped here so that a second
+    run in one process may use another device. The process group itself stays.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)
+    unused = DistributedDataParallelKwargs(find_unused_parameters=config.find_unused)
+    return Accelerator(cpu=config.cpu, mixed_precision="no", kwargs_handlers=[unused])
+
+
+class LossModule(nn.Module):
+    """forward(batch) -> loss terms, so that DDP, FSDP and compile see one ordinary module."""
+
+    def __init__(self, method: nn.Module, *, bf16: bool) -> None:
+        super().__init__()
+        self.method, self.bf16 = method, bf16
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss terms and "total"; under autocast when bf16."""
+        method = cast(Method, self.method)
+        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.bf16):
+            return method.loss(method(batch), batch)
+
+
+def wrap(accelerator: Accelerator, method: nn.Module, config: TrainConfig) -> nn.Module:
+    """The module to call for losses: on the device, compiled, copied or sharded as configured.
+
+    After it `method` lies on the device; under FSDP its parameters have become DTensors, so
+    build the optimiser afterwards. Raises ConfigError for fsdp in one process.
+    """
+    module = LossModule(method, bf16=config.precision == "bf16")
+    if config.compile:
+        module.compile()
+    if not config.fsdp:
+        return cast(nn.Module, accelerator.prepare_model(module))
+    if accelerator.num_processes == 1:
+        raise ConfigError(
+            "train.fsdp shards over processes, but there is only one",
+            remedy="start with torchrun --nproc-per-node 2 (or more), or set train.fsdp=false",
+        )
+    module.to(accelerator.device)
+    _shard(module)
+    return module
+
+
+def _shard(module: LossModule) -> None:
+    for child in module.method.modules():
+        if isinstance(child, nn.ModuleList):
+            for block in child:
+                if sum(p.numel() for p in block.parameters()) >= SHARD_FROM:
+                    fully_shard(block)
+    fully_shard(module)
+
+
+@contextmanager
+def gradient_sync(accelerator: Accelerator, module: nn.Module, wanted: bool) -> Iterator[None]:
+    """Whether the backward passes in the body exchange gradients between processes."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(wanted)
+        yield
+        return
+    with nullcontext() if wanted else accelerator.no_sync(module):
+        yield
+
+
+@contextmanager
+def whole_parameters(module: nn.Module) -> Iterator[None]:
+    """Within the body sharded parameters are whole, so parts of `module` can be called alone."""
+    sharded = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in sharded:
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in sharded:
+            part.reshard()
+
+
+def total(accelerator: Accelerator, value: Tensor) -> Tensor:
+    """Sum of `value` over the processes."""
+    if accelerator.num_processes == 1:
+        return value
+    return cast(Tensor, accelerator.reduce(value, "sum"))
+
+
+def from_main(accelerator: Accelerator, value: Any) -> Any:
+    """The main process's `value`, in every process."""
+    if accelerator.num_processes == 1:
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
