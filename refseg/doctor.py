@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refseg.errors import RefsegError
+from refseg.ops.files import atomic_write_text, sha256_file
 
 Status = Literal["ok", "warn", "fail"]
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "opencv-python-headless")
+SUMS = "SHA256SUMS"
 FREE_GIB = 2.0  # the scenes of the default data set and a few checkpoints fit into this
 
 
@@ -123,7 +126,29 @@ def java() -> Iterator[Check]:
         yield Check("java", "ok", "absent; only METEOR would need it")
 
 
-def one_image(segment: Callable[[np.ndarray, str], object]) -> Check:  # type: ignore[type-arg]
+def shipped(folder: Path) -> Check:
+    """Whether a bundled model's files are those that were shipped (`SHA256SUMS` beside them)."""
+    name, remedy = f"model {folder.name}", "install refseg again"
+    listed = folder / SUMS
+    if not listed.is_file():
+        return Check(name, "warn", f"no {SUMS} to compare with", remedy)
+    for line in listed.read_text(encoding="utf-8").splitlines():
+        digest, _, file = line.partition("  ")
+        if not (folder / file).is_file():
+            return Check(name, "fail", f"{file} is missing", remedy)
+        if sha256_file(folder / file) != digest:
+            return Check(name, "fail", f"{file} is not the file that was shipped", remedy)
+    return Check(name, "ok", "as shipped")
+
+
+def write_sums(folder: Path) -> None:
+    """Write `SHA256SUMS` of a model folder's files, in the form of the tool sha256sum."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name != SUMS)
+    lines = [f"{sha256_file(path)}  {path.name}\n" for path in files]
+    atomic_write_text(folder / SUMS, "".join(lines))
+
+
+def one_image(segment: Callable[[NDArray[np.uint8], str], object]) -> Check:
     """Segment one grey picture from end to end."""
     image = np.full((96, 128, 3), 127, np.uint8)
     start = time.perf_counter()

@@ -58,6 +58,19 @@ def overlay(image: Pixels, masks: Masks, texts: Sequence[str]) -> Pixels:
     return np.concatenate([big, _captions(texts, big.shape[1])])
 
 
+def compare(image: Pixels, predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Pixels:
+    """The predicted mask tinted, the true one as a white line over it; enlarged as `overlay`."""
+    import cv2
+
+    factor = _factor(image.shape[:2])
+    big = tint(_enlarge(image, factor), _enlarge(predicted, factor), colour_of(0), width=1)
+    shape = _enlarge(truth, factor).astype(np.uint8)
+    lines, _ = cv2.findContours(shape, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    for colour, width in ((INK, 4), (PAPER, 2)):
+        cv2.drawContours(big, lines, -1, colour, width, cv2.LINE_8)
+    return big
+
+
 def tint(
     image: Pixels,
     mask: NDArray[np.bool_],

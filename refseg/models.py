@@ -22,11 +22,12 @@ from torch import nn
 
 import refseg
 from refseg.data.collate import collate
-from refseg.data.tokens import WordTokenizer, load_tokenizer
+from refseg.data.tokens import WordTokenizer, load_tokenizer, train_wordpiece
 from refseg.data.transforms import PreprocessConfig
-from refseg.errors import ModelError, UnknownName
+from refseg.errors import ConfigError, ModelError, UnknownName
 from refseg.methods import METHODS, method_types
-from refseg.nn.weights import load_state, local_folder, read_state
+from refseg.nn.weights import load_hub_part, load_state, local_folder, read_state
+from refseg.recipes.base import Recipe
 from refseg.types import Batch, Prediction, Sample
 
 BUNDLED = Path(refseg.__file__).parent / "checkpoints"
@@ -82,6 +83,36 @@ def build_method(name: str, config: Any) -> Any:
     if not isinstance(config, config_type):
         config = config_type.model_validate(config)
     return method(config)
+
+
+def build(recipe: Recipe, texts: Iterable[str]) -> Model:
+    """The untrained model of a recipe, with the weights it starts from.
+
+    texts: training expressions, from which word pieces are learned if the recipe says so.
+    Raises ModelError when stated weights are absent: nothing starts from random ones instead.
+    """
+    tokens = recipe.tokens
+    if tokens.source == "data":
+        tokenizer = train_wordpiece(texts, size=tokens.vocabulary, max_words=tokens.max_words)
+    else:
+        tokenizer = load_tokenizer(local_folder(tokens.source), tokens.max_words)
+    vocabulary = getattr(getattr(recipe.method, "text", None), "vocab_size", None)
+    if vocabulary is not None and tokenizer.vocab_size > vocabulary:
+        raise ConfigError(
+            f"recipe {recipe.name}: {tokenizer.vocab_size} word pieces, but method.text.vocab_size "
+            f"is {vocabulary}",
+            remedy=f"set method.text.vocab_size={tokenizer.vocab_size} or lower tokens.vocabulary",
+        )
+    method = build_method(recipe.method_name, recipe.method)
+    weights = recipe.weights
+    if weights.model is not None:
+        folder = find_model(weights.model)
+        load_state(method, read_state(folder / "model.safetensors"), source=str(folder))
+    if weights.vision is not None:
+        load_hub_part(method.encoder.pyramid.swin, weights.vision, prefix="swin.")
+    if weights.text is not None:
+        load_hub_part(method.text.bert, weights.text, prefix="bert.")
+    return Model(recipe.name, recipe.method_name, method, tokenizer, recipe.preprocess)
 
 
 def list_bundled() -> list[str]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,13 +116,24 @@ def cost(make: Callable[[], Made], *, runs: int = 20, device: str = "cpu") -> Co
     )
 
 
-def resized(batch: Batch, size: int) -> Batch:
-    """The batch with its first expression asked about noise of [1, 3, size, size]."""
+def case(size: int, tokens: int) -> Batch:
+    """One expression of `tokens` tokens about noise of [1, 3, size, size].
+
+    Token ids stay below 100, which every vocabulary has.
+    """
     import torch
 
     noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    geometry = Geometry((size, size), (size, size), (1.0, 1.0))
-    return replace(batch, images=noise, geometry=(geometry,) * len(batch))
+    return Batch(
+        images=noise,
+        image_of=torch.zeros(1, dtype=torch.long),
+        words=1 + torch.arange(tokens)[None] % 98,
+        word_mask=torch.ones(1, tokens, dtype=torch.bool),
+        geometry=(Geometry((size, size), (size, size), (1.0, 1.0)),),
+        keys=("0",),
+        texts=("something",),
+        weights=torch.ones(1),
+    )
 
 
 def count(method: nn.Module, batch: Batch) -> tuple[list[Part], int]:
@@ -135,13 +148,16 @@ def count(method: nn.Module, batch: Batch) -> tuple[list[Part], int]:
 
     method.eval()
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    with (
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        counter,
+        _attributed(method, counter.get_total_flops) as flops,
+    ):
         method(batch)
-    flops = {name: sum(by_op.values()) for name, by_op in counter.get_flop_counts().items()}
     total = counter.get_total_flops() // 2
-    root = type(method).__name__
     parts = [
-        _part(name, module, _flops_below(flops, f"{root}.{name}") // 2)
+        _part(name, module, _at_or_below(flops, name) // 2)
         for name, module in method.named_modules()
         if name and name.count(".") < DEPTH
     ]
@@ -153,20 +169,50 @@ def count(method: nn.Module, batch: Batch) -> tuple[list[Part], int]:
     return parts, total
 
 
+@contextmanager
+def _attributed(method: nn.Module, read: Callable[[], int]) -> Iterator[Counter[str]]:
+    """Fills a count per module name with what the meter `read` gains while it is innermost.
+
+    The counter's own table says what runs below a module's `forward`; a method that reaches
+    between the stages of a part never calls that part's `forward`, so it would be missed.
+    """
+    gained: Counter[str] = Counter()
+    stack, last = [""], read()
+
+    def settle() -> None:
+        nonlocal last
+        now = read()
+        gained[stack[-1]] += now - last
+        last = now
+
+    def enter(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            settle()
+            stack.append(name)
+
+        return hook
+
+    def leave(*_: Any) -> None:
+        settle()
+        stack.pop()
+
+    hooks = [m.register_forward_pre_hook(enter(name)) for name, m in method.named_modules()]
+    hooks += [m.register_forward_hook(leave) for m in method.modules()]
+    try:
+        yield gained
+        settle()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _part(name: str, module: nn.Module, macs: int) -> Part:
     sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
     return Part(name, sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained), macs)
 
 
-def _flops_below(flops: Mapping[str, int], prefix: str) -> int:
-    """Sum over the topmost counted modules at or below `prefix`.
-
-    A module whose `forward` is never called (a method reaches between its stages) has no entry
-    of its own, only its children have.
-    """
-    below = [name for name in flops if f"{name}.".startswith(f"{prefix}.")]
-    tops = [n for n in below if not any(n != m and n.startswith(f"{m}.") for m in below)]
-    return sum(flops[name] for name in tops)
+def _at_or_below(counts: Mapping[str, int], name: str) -> int:
+    return sum(n for where, n in counts.items() if f"{where}.".startswith(f"{name}."))
 
 
 def _time(method: nn.Module, batch: Batch, runs: int) -> list[float]:

@@ -20,7 +20,7 @@ from refseg.errors import RefsegError
 
 HELP = """Segment what words point at: an image and an expression go in, a mask comes out.
 
-Start with [bold]refseg demo[/bold], or with your own picture:
+Start with `refseg demo`, or with your own picture:
 
   refseg predict photo.jpg "the cup left of the laptop"
 
@@ -71,20 +71,20 @@ app = typer.Typer(
     help=HELP,
     cls=Group,
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("predict")(predict.predict)
-app.command("eval")(evaluate.evaluate)
-app.command("train")(train.train)
+ui.add(app, "predict", predict.predict)
+ui.add(app, "eval", evaluate.evaluate)
+ui.add(app, "train", train.train)
 app.add_typer(data.app, name="data")
-app.command("report")(report.report)
-app.command("models")(models.models)
-app.command("profile")(profile.profile)
-app.command("doctor")(doctor.doctor)
-app.command("demo")(demo.demo)
+ui.add(app, "report", report.report)
+ui.add(app, "models", models.models)
+ui.add(app, "profile", profile.profile)
+ui.add(app, "doctor", doctor.doctor)
+ui.add(app, "demo", demo.demo)
 
 
 def _version(wanted: bool) -> None:

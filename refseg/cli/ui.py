@@ -7,21 +7,30 @@ error, so a pipe never sees it. Rich is imported inside functions to keep `--hel
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from refseg.errors import RefsegError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from typer import Typer
 
-Align = Literal["left", "right"]
 Tick = Callable[[int], None]
+
+STATUS_COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def add(app: Typer, name: str, verb: Callable[..., None]) -> None:
+    """Add a command; its help is the docstring, each paragraph on one line to be wrapped."""
+    paragraphs = inspect.cleandoc(verb.__doc__ or "").split("\n\n")
+    app.command(name, help="\n\n".join(" ".join(one.split()) for one in paragraphs))(verb)
 
 
 def stdout() -> Console:
@@ -96,22 +105,26 @@ def results_only(active: bool) -> Iterator[None]:
         yield
 
 
-def table(columns: Sequence[tuple[str, Align]], title: str = "") -> Table:
-    """An empty table in the house style: one rule under the head, numbers to the right."""
+def table(columns: Sequence[str], title: str = "") -> Table:
+    """An empty table in the house style; a column named ">x" is "x" with its cells to the right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     made = Table(
         title=Text(title) if title else None,
-        title_justify="left",
-        title_style="bold",
         box=box.SIMPLE_HEAD,
         header_style="bold",
         pad_edge=False,
     )
-    for name, align in columns:
-        made.add_column(name, justify=align, overflow="fold", no_wrap=align == "right")
+    for name in columns:
+        right = name.startswith(">")
+        made.add_column(
+            Text(name.removeprefix(">")),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=right,
+        )
     return made
 
 
@@ -129,6 +142,10 @@ def show(made: Table) -> None:
     console = stdout()
     if not console.is_terminal:
         console.width = max(console.width, 120)
+    # A title of its own line: inside the table it would be broken at the table's width.
+    title, made.title = made.title, None
+    if title:
+        console.print(title, style="bold", soft_wrap=True)
     console.print(made)
 
 
@@ -169,6 +186,35 @@ def progress(title: str, total: int) -> Iterator[Tick]:
     with bar:
         task = bar.add_task(title, total=total)
         yield lambda steps: bar.advance(task, steps)
+
+
+def steps(tick: Tick) -> Callable[[int, int], None]:
+    """For work that tells (done, total) instead of steps."""
+    before = 0
+
+    def told(done: int, total: int) -> None:
+        nonlocal before
+        tick(done - before)
+        before = done
+
+    return told
+
+
+@contextlib.contextmanager
+def progress_by_title() -> Iterator[Callable[[str, int, int], None]]:
+    """For work in several parts, each told as (title, done, total): a bar for the present part."""
+    with contextlib.ExitStack() as stack:
+        now = ""
+        told: Callable[[int, int], None] = lambda done, total: None  # noqa: E731
+
+        def tell(title: str, done: int, total: int) -> None:
+            nonlocal now, told
+            if title != now:
+                stack.close()
+                now, told = title, steps(stack.enter_context(progress(title, total)))
+            told(done, total)
+
+        yield tell
 
 
 def _quarters(title: str, total: int) -> Tick:

@@ -15,28 +15,17 @@ Values go into flat arrays at once, so that a large file does not become million
 from __future__ import annotations
 
 import json
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from refseg.data.records import (
-    KIND_FILE,
-    KIND_NONE,
-    KIND_POLYGONS,
-    KIND_RLE,
-    KIND_RLE_LIST,
-    MaskFile,
-    Records,
-    RecordsMeta,
-    Segmentation,
-    from_tables,
-)
+from refseg.data.columns import Columns, NumberLists, Segmentations
+from refseg.data.records import Records, RecordsMeta, Segmentation, from_tables
 from refseg.errors import DataError
 
 EXAMPLES_KEPT = 10
@@ -73,16 +62,16 @@ class RecordsBuilder:
         self._ann_row: dict[int, int] = {}
         self._ref_ids: set[int] = set()
         self._categories: dict[int, tuple[str, str]] = {}
-        self._images = _Columns(image_id="q", file_name="s", height="i", width="i")
-        self._annotations = _Columns(ann_id="q", image_row="i", category_id="i", iscrowd="b")
-        self._boxes = _Columns(x="d", y="d", w="d", h="d")
-        self._segmentations = _Segmentations()
-        self._refs = _Columns(
+        self._images = Columns(image_id="q", file_name="s", height="i", width="i")
+        self._annotations = Columns(ann_id="q", image_row="i", category_id="i", iscrowd="b")
+        self._boxes = Columns(x="d", y="d", w="d", h="d")
+        self._segmentations = Segmentations()
+        self._refs = Columns(
             ref_id="q", image_row="i", split="s", empty="b", sent_start="i", sent_count="i",
             extra="s",
         )  # fmt: skip
-        self._ref_targets = _Lists("i")
-        self._sentences = _Columns(
+        self._ref_targets = NumberLists("i")
+        self._sentences = Columns(
             sent_id="q", ref_row="i", raw="s", sent="s", ambiguous="b", extra="s"
         )
 
@@ -98,8 +87,7 @@ class RecordsBuilder:
 
     @contextmanager
     def entry(self, kind: str, entry: object) -> Iterator[None]:
-        """Around the handling of one entry of the source: a missing or ill-typed field in it
-        becomes a `problem`."""
+        """Around one entry of the source: a missing or ill-typed field becomes a `problem`."""
         try:
             yield
         except KeyError as error:
@@ -116,8 +104,8 @@ class RecordsBuilder:
         if image_id in self._image_row:
             self.problem("two images with one id", f"image_id {image_id} ({file_name})")
             return False
-        self._image_row[image_id] = len(self._image_row)
         self._images.add(image_id, file_name, height, width)
+        self._image_row[image_id] = len(self._image_row)
         return True
 
     def annotation(
@@ -140,12 +128,13 @@ class RecordsBuilder:
         if len(box) != 4:
             self.problem("box without four numbers", f"ann_id {ann_id}: {box_xywh!r}")
             return False
+        self._annotations.add(ann_id, self._image_row[image_id], category_id, bool(iscrowd))
         if not self._segmentations.add(segmentation):
+            self._annotations.truncate(len(self._ann_row))
             self.problem("segmentation of no known form", f"ann_id {ann_id}: {segmentation!r:.80}")
             return False
         self._boxes.add(*box)
         self._ann_row[ann_id] = len(self._ann_row)
-        self._annotations.add(ann_id, self._image_row[image_id], category_id, bool(iscrowd))
         return True
 
     def ref(
@@ -172,18 +161,25 @@ class RecordsBuilder:
         if not sentences:
             self.problem("ref without a sentence", f"ref_id {ref_id}")
             return False
-        self._ref_ids.add(ref_id)
-        rows = [self._ann_row[ann_id] for ann_id in ann_ids]
+        rows, start = [self._ann_row[ann_id] for ann_id in ann_ids], len(self._sentences)
+        try:
+            for s in sentences:
+                self._add_sentence(s)
+            self._refs.add(
+                ref_id, self._image_row[image_id], split, not rows, start, len(sentences),
+                _json(extra or {}),
+            )  # fmt: skip
+        except (TypeError, OverflowError):
+            self._sentences.truncate(start)
+            raise
         self._ref_targets.add(rows)
-        image_row, start = self._image_row[image_id], len(self._sentences)
-        self._refs.add(
-            ref_id, image_row, split, not rows, start, len(sentences), _json(extra or {})
-        )
-        for s in sentences:
-            raw, sent = s.raw or s.sent, s.sent or s.raw
-            ref_row = len(self._refs) - 1
-            self._sentences.add(s.sent_id, ref_row, raw, sent, s.ambiguous, _json(s.extra))
+        self._ref_ids.add(ref_id)
         return True
+
+    def _add_sentence(self, s: Sentence) -> None:
+        raw, sent = s.raw or s.sent, s.sent or s.raw
+        row = len(self._refs)
+        self._sentences.add(s.sent_id, row, raw, sent, bool(s.ambiguous), _json(s.extra))
 
     def finish(self) -> Records:
         """The records, annotations grouped by image."""
@@ -212,130 +208,6 @@ class RecordsBuilder:
             examples={kind: tuple(found) for kind, found in self._examples.items()},
         )
         return from_tables(meta, {name: table.combine_chunks() for name, table in tables.items()})
-
-
-class _Columns:
-    """Typed columns that grow together. Codes: array module's, or "s" for text."""
-
-    def __init__(self, **codes: str) -> None:
-        self._columns: dict[str, Any] = {
-            name: [] if code == "s" else array(code) for name, code in codes.items()
-        }
-        self._appenders = [column.append for column in self._columns.values()]
-
-    def __len__(self) -> int:
-        return len(next(iter(self._columns.values())))
-
-    def add(self, *values: Any) -> None:
-        for append, value in zip(self._appenders, values, strict=True):
-            append(value)
-
-    def truncate(self, rows: int) -> None:
-        for column in self._columns.values():
-            del column[rows:]
-
-    def table(self, text: Any = None) -> pa.Table:
-        return pa.table({name: _arrow(column, text) for name, column in self._columns.items()})
-
-
-class _Lists:
-    """A column of number lists: one flat array and its offsets."""
-
-    def __init__(self, code: str) -> None:
-        self.values, self.offsets = array(code), array("i", [0])
-
-    def add(self, values: Sequence[float]) -> None:
-        self.values.extend(values)  # type: ignore[arg-type]
-        self.offsets.append(len(self.values))
-
-    def array(self, renumber: NDArray[np.int64] | None = None) -> pa.ListArray:
-        values = _arrow(self.values)
-        if renumber is not None:
-            values = pa.array(renumber[values.to_numpy()], pa.int32())
-        return pa.ListArray.from_arrays(_arrow(self.offsets), values)
-
-
-class _Segmentations:
-    """The segmentations table under construction."""
-
-    def __init__(self) -> None:
-        self._kind = array("b")
-        self._lists, self._list_offsets = _Lists("d"), array("i", [0])
-        self._rles = _Columns(height="i", width="i", counts="s")
-        self._rle_offsets = array("i", [0])
-        self._files: list[str] = []
-
-    def add(self, segmentation: Any) -> bool:
-        """Append one segmentation; False, and nothing appended, when its form is unknown."""
-        marks = (len(self._lists.values), len(self._lists.offsets), len(self._rles))
-        try:
-            kind, file = self._append(segmentation)
-        except (TypeError, ValueError, KeyError, AttributeError, OverflowError):
-            self._undo(*marks)
-            return False
-        self._kind.append(kind)
-        self._files.append(file)
-        self._list_offsets.append(len(self._lists.offsets) - 1)
-        self._rle_offsets.append(len(self._rles))
-        return True
-
-    def _append(self, segmentation: Any) -> tuple[int, str]:
-        if segmentation is None or segmentation == []:
-            return KIND_NONE, ""
-        if isinstance(segmentation, MaskFile):
-            return KIND_FILE, json.dumps(asdict(segmentation))
-        if isinstance(segmentation, Mapping):
-            self._rle(segmentation)
-            return KIND_RLE, ""
-        if isinstance(segmentation[0], Mapping):
-            for part in segmentation:
-                self._rle(part)
-            return KIND_RLE_LIST, ""
-        for polygon in segmentation:
-            if isinstance(polygon, str):
-                raise TypeError("a polygon is a list of numbers")
-            self._lists.add(polygon)
-        return KIND_POLYGONS, ""
-
-    def _rle(self, part: Mapping[str, Any]) -> None:
-        height, width = part["size"]
-        counts = part["counts"]
-        if isinstance(counts, str):
-            counts = counts.encode("ascii")
-        runs: Sequence[int] = () if isinstance(counts, bytes) else counts
-        self._lists.add(runs)
-        self._rles.add(height, width, counts if isinstance(counts, bytes) else b"")
-
-    def _undo(self, n_values: int, n_lists: int, n_rles: int) -> None:
-        del self._lists.values[n_values:]
-        del self._lists.offsets[n_lists:]
-        self._rles.truncate(n_rles)
-
-    def table(self) -> pa.Table:
-        rles = self._rles.table(text=pa.binary())
-        parts = pa.StructArray.from_arrays(
-            [rles[name].combine_chunks() for name in rles.column_names], names=rles.column_names
-        )
-        return pa.table(
-            {
-                "kind": _arrow(self._kind),
-                "polygons": pa.ListArray.from_arrays(
-                    _arrow(self._list_offsets), self._lists.array()
-                ),
-                "rles": pa.ListArray.from_arrays(_arrow(self._rle_offsets), parts),
-                "file": pa.array(self._files, pa.string()),
-            }
-        )
-
-
-def _arrow(values: Any, text: Any = None) -> Any:
-    if isinstance(values, list):
-        return pa.array(values, text or pa.string())
-    numbers = np.frombuffer(values, values.typecode) if len(values) else []
-    return pa.array(numbers, _TYPES[values.typecode])
-
-
-_TYPES = {"q": pa.int64(), "i": pa.int32(), "b": pa.int8(), "d": pa.float64()}
 
 
 def _json(extra: Mapping[str, Any]) -> str:

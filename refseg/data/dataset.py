@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,47 +20,11 @@ from numpy.typing import NDArray
 from refseg.data.images import ImageFinder, read_checked
 from refseg.data.maskfile import read_mask_file
 from refseg.data.records import ImageRecord, MaskFile, Records
-from refseg.data.refer import splits_matching
+from refseg.data.selection import DatasetOptions, item_rows
 from refseg.data.store import read_store
-from refseg.errors import DataError, LabelsError, UnknownName
+from refseg.errors import DataError
 from refseg.ops import masks as mask_ops
 from refseg.types import Labels, Sample
-
-TextField = Literal["raw", "sent"]
-View = Literal["sentence", "ref"]
-MaskRule = Literal["union", "lavt_compat"]
-
-# TRIS tests ReferIt only on targets whose box covers more than this share of the image.
-TRIS_REFERIT_BOX_SHARE = 0.05
-
-
-@dataclass(frozen=True)
-class DatasetOptions:
-    """How a split is turned into items.
-
-    text_field: the expression as typed or cleaned. view: every sentence an item, or every ref
-    with one sentence drawn by (seed, epoch, ref id). mask_rule: see
-    `refseg.ops.masks.decode_segmentation`. limit: the first so many items only.
-    exclude_images: image ids to leave out. min_box_share: leave out refs whose box covers this
-    share of the image or less (needs the label "box").
-    """
-
-    text_field: TextField = "raw"
-    view: View = "sentence"
-    mask_rule: MaskRule = "union"
-    seed: int = 0
-    limit: int | None = None
-    exclude_images: frozenset[int] = frozenset()
-    min_box_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        for kind, value, valid in (
-            ("text_field", self.text_field, ("raw", "sent")),
-            ("view", self.view, ("sentence", "ref")),
-            ("mask_rule", self.mask_rule, ("union", "lavt_compat")),
-        ):
-            if value not in valid:
-                raise UnknownName(kind, value, valid)
 
 
 @dataclass(frozen=True)
@@ -97,10 +60,10 @@ class ReferDataset:
         split: str,
         labels: Labels,
         finder: ImageFinder,
-        options: DatasetOptions = DatasetOptions(),  # noqa: B008 (immutable)
+        options: DatasetOptions | None = None,
     ) -> None:
         self.store, self.folder, self.finder = store, folder, finder
-        self.split, self.labels, self.options = split, labels, options
+        self.split, self.labels, self.options = split, labels, options or DatasetOptions()
         self._epoch = 0
         self._open()
 
@@ -108,7 +71,7 @@ class ReferDataset:
         self.records: Records = read_store(self.store)
         self.name = self.records.meta.dataset
         self.split_by = self.records.meta.split_by
-        self._rows = self._select()
+        self._rows = item_rows(self.records, self.split, self.labels, self.options)
 
     def __getstate__(self) -> dict[str, object]:
         kept = ("store", "folder", "finder", "split", "labels", "options", "_epoch")
@@ -254,60 +217,10 @@ class ReferDataset:
             rasteriser=self.records.meta.rasteriser,
         )
 
-    def _select(self) -> NDArray[np.intp]:
-        """The rows of the items: sentences, or refs in the view "ref"."""
-        records, options = self.records, self.options
-        keep = np.isin(records.split_labels(), self._labels_of_split())
-        image_row = records.column("refs", "image_row")
-        if options.exclude_images:
-            ids = records.column("images", "image_id")[image_row]
-            keep &= ~np.isin(ids, list(options.exclude_images))
-        if options.min_box_share > 0:
-            keep &= self._large_enough()
-        if self.labels.allows("mask") or self.labels.mask_refs:
-            self._require_masks()
-        rows = keep if options.view == "ref" else keep[records.column("sentences", "ref_row")]
-        return np.flatnonzero(rows)[: options.limit]
-
     def _ref_rows(self) -> NDArray[np.intp]:
         if self.options.view == "ref":
             return self._rows
         return self.records.column("sentences", "ref_row")[self._rows]
-
-    def _labels_of_split(self) -> list[str]:
-        meta, stored = self.records.meta, self.records.split_labels()
-        wanted = meta.split_aliases.get(self.split) or splits_matching(stored, self.split)
-        found = [label for label in wanted if label in stored]
-        if not found:
-            names, counts = np.unique(stored.astype(str), return_counts=True)
-            error = UnknownName(f"split of {self.name}", self.split, [*names, *meta.split_aliases])
-            sizes = ", ".join(f"{n} {c:,}" for n, c in zip(names, counts, strict=True))
-            error.remedy += f" (refs: {sizes})"
-            raise error
-        return found
-
-    def _large_enough(self) -> NDArray[np.bool_]:
-        if not self.labels.allows("box"):
-            raise LabelsError(
-                "min_box_share looks at boxes, which are not granted",
-                remedy='grant "box" or drop the filter',
-            )
-        records = self.records
-        keep = np.zeros(records.count("refs"), np.bool_)
-        for row in range(len(keep)):
-            image = records.image(int(records.column("refs", "image_row")[row]))
-            box = self._box(row)
-            if box is not None and image.height and image.width:
-                share = (box[2] - box[0]) * (box[3] - box[1]) / (image.height * image.width)
-                keep[row] = share > self.options.min_box_share
-        return keep
-
-    def _require_masks(self) -> None:
-        if self.records.count("annotations") and not self.records.column("segmentations", "kind").any():
-            raise DataError(
-                f"{self.name}: masks are granted, but no object in it has one",
-                remedy='open it with other labels, such as "text+box"',
-            )
 
 
 def draw(seed: int, epoch: int, ref_id: int, count: int) -> int:

@@ -98,7 +98,9 @@ def usual_places(folder: Path, image_dirs: Sequence[str] = ()) -> list[Path]:
     """
     # Around the name it was given by, and, if that is a link, around where it points.
     bases = [
-        base for at in (folder.absolute(), folder.resolve()) for base in (at, *at.parents[:LEVELS_UP])
+        base
+        for at in (folder.absolute(), folder.resolve())
+        for base in (at, *at.parents[:LEVELS_UP])
     ]
     stated = [(folder / name) for name in image_dirs]
     places = stated + [base / place for base in bases for place in PLACES]

@@ -27,7 +27,8 @@ def read_mask_file(folder: Path, mask: MaskFile, hw: tuple[int, int]) -> NDArray
             f"image {hw[0]} x {hw[1]}",
             remedy="masks must have the size of their image",
         )
-    return values == 0 if mask.foreground == "zero" else values != 0
+    foreground: NDArray[np.bool_] = (values == 0) if mask.foreground == "zero" else (values != 0)
+    return foreground
 
 
 def _picture(path: Path) -> NDArray[np.int64]:
@@ -35,20 +36,23 @@ def _picture(path: Path) -> NDArray[np.int64]:
 
     try:
         with Image.open(path) as picture:
-            if picture.mode in ("RGBA", "LA"):
-                picture = picture.convert("RGB" if picture.mode == "RGBA" else "L")  # noqa: PLW2901
-            values = np.asarray(picture).astype(np.int64)
+            opaque = {"RGBA": "RGB", "LA": "L"}.get(picture.mode)  # opacity says nothing here
+            plain: Image.Image = picture.convert(opaque) if opaque else picture
+            values = np.asarray(plain).astype(np.int64)
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable mask ({error})", remedy="write it again") from error
+        raise DataError(
+            f"{path}: not a readable mask ({error})", remedy="write it again"
+        ) from error
     return values.max(axis=2) if values.ndim == 3 else values
 
 
 def _matlab(path: Path, variable: str) -> NDArray[np.int64]:
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         content = loadmat(str(path))
-    except (OSError, ValueError, NotImplementedError, TypeError) as error:
+    except (MatReadError, OSError, ValueError, NotImplementedError, TypeError) as error:
         raise DataError(f"{path}: not a readable .mat file ({error})", remedy="fetch it") from error
     if variable not in content:
         names = ", ".join(name for name in content if not name.startswith("__"))

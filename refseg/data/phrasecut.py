@@ -48,6 +48,7 @@ INSTANCES_A_TASK = 10_000
 
 _CHUNK = 1 << 20
 _LONGEST_ENTRY = 64 << 20
+_AFTER_ENTRY = (",", "]", " ", "\t", "\r", "\n")
 
 
 def sources(folder: Path, split_by: str | None = None) -> list[Path]:
@@ -77,7 +78,7 @@ def read(folder: Path, *, split_by: str | None = None, strict: bool = True) -> R
     for split, path in task_files:
         build.source = str(path)
         for place, task in enumerate(iter_json_list(path)):
-            with build.entry(f"task number {place}", task):
+            with build.entry("task", (place, task)):
                 tasks.add(split, SPLITS.index(split) * REFS_A_SPLIT + place, task)
     return build.finish()
 
@@ -148,7 +149,7 @@ def _read_images(build: RecordsBuilder, path: Path) -> dict[int, tuple[int, int,
     """image_id -> height, width, COCO id or None."""
     found: dict[int, tuple[int, int, int | None]] = {}
     for place, entry in enumerate(iter_json_list(path)):
-        with build.entry(f"image number {place}", entry):
+        with build.entry("image", (place, entry)):
             coco_id = entry.get("coco_id")
             size = int(entry["height"]), int(entry["width"])
             found[int(entry["image_id"])] = (*size, None if coco_id is None else int(coco_id))
@@ -219,16 +220,15 @@ class _JsonList:
     def _entry(self) -> Any:
         decode = json.JSONDecoder().raw_decode
         while True:
+            reason = '"," or "]" was expected'
             try:
                 value, end = decode(self.text, self.at)
             except ValueError as error:
-                reason = str(error)
-            else:
-                # A number at the window's end may go on behind it ("12" of "1234").
-                if end < len(self.text) or not self._read():
-                    self.at = end
-                    return value
-                continue
+                value, end, reason = None, -1, str(error)
+            # A number at the window's end may go on behind it: "12" of "1234", "0" of "0.5".
+            if end >= 0 and self.text[end : end + 1] in _AFTER_ENTRY:
+                self.at = end
+                return value
             if len(self.text) - self.at > _LONGEST_ENTRY or not self._read():
                 raise self._broken(reason)
 

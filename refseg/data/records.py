@@ -1,6 +1,6 @@
 """The normal form every reader produces, and the one way to read it back.
 
-Six flat tables, joined by row numbers (never by Python dictionaries, so that a data-loader worker
+Seven flat tables, joined by row numbers (never by Python dictionaries, so that a data-loader worker
 touches only the bytes it needs):
 
     images         image_id, file_name, height, width, ann_start, ann_count
@@ -67,7 +67,7 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class AnnotationRecord:
-    """One annotated object. box_xywh: px, COCO convention, None when not stated."""
+    """One annotated object, without its box and mask (`Records.box_xywh`, `.segmentation`)."""
 
     ann_id: int
     image_row: int
@@ -220,6 +220,11 @@ class Records:
         parts = [_rle(part, runs) for part, runs in zip(rles, polygons, strict=True)]
         return parts if kind == KIND_RLE_LIST else parts[0]
 
+    def extra(self, table: str, row: int) -> Mapping[str, Any]:
+        """Whatever else the source says about a ref or a sentence."""
+        text = self.text(table, "extra", row)
+        return json.loads(text) if text else {}
+
     def sentence(self, row: int) -> SentenceRecord:
         """The expression in `row`."""
         return SentenceRecord(
@@ -228,7 +233,7 @@ class Records:
             self.text("sentences", "raw", row),
             self.text("sentences", "sent", row),
             bool(self.column("sentences", "ambiguous")[row]),
-            _extra(self.text("sentences", "extra", row)),
+            self.extra("sentences", row),
         )
 
     def ref(self, row: int) -> RefRecord:
@@ -241,7 +246,7 @@ class Records:
             self.ann_rows(row),
             bool(self.column("refs", "empty")[row]),
             range(start, start + int(self.column("refs", "sent_count")[row])),
-            _extra(self.text("refs", "extra", row)),
+            self.extra("refs", row),
         )
 
     def ann_rows(self, ref_row: int) -> tuple[int, ...]:
@@ -252,21 +257,16 @@ class Records:
         """All refs, in the order of the source."""
         return (self.ref(row) for row in range(self.count("refs")))
 
-    def split_labels(self) -> NDArray[np.object_]:
-        """[refs] the split label of every ref, as stored."""
+    def splits(self) -> tuple[list[str], NDArray[np.int32]]:
+        """The split labels that occur, and for each ref [refs] the number of its label."""
         encoded = self._chunk("refs", "split").dictionary_encode()
-        names = np.array(encoded.dictionary.to_pylist(), dtype=object)
-        labels: NDArray[np.object_] = names[encoded.indices.to_numpy(zero_copy_only=False)]
-        return labels
+        codes: NDArray[np.int32] = encoded.indices.to_numpy(zero_copy_only=False)
+        return encoded.dictionary.to_pylist(), codes
 
 
 def _rle(part: dict[str, Any], runs: list[float]) -> dict[str, Any]:
     counts = part["counts"].decode("ascii") if part["counts"] else [int(run) for run in runs]
     return {"size": [part["height"], part["width"]], "counts": counts}
-
-
-def _extra(text: str) -> Mapping[str, Any]:
-    return json.loads(text) if text else {}
 
 
 def from_tables(meta: RecordsMeta, tables: Mapping[str, pa.Table]) -> Records:

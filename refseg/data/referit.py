@@ -82,7 +82,8 @@ def read(folder: Path, *, split_by: str | None = None, strict: bool = True) -> R
         split_aliases=SPLIT_ALIASES if kind == "text_objseg" else {},
         image_dirs=places,
     )
-    _read_text_objseg(build, folder) if kind == "text_objseg" else _read_tris(build, folder)
+    read_kind = _read_text_objseg if kind == "text_objseg" else _read_tris
+    read_kind(build, folder)
     return build.finish()
 
 
@@ -190,14 +191,14 @@ def _read_tris(build: RecordsBuilder, folder: Path) -> None:
     images: set[int] = set()
     for split, path in _tris_files(folder).items():
         build.source = str(path)
-        content = load_pickle(path)
+        content = load_pickle(path, allow_numpy_scalars=True)
         if not isinstance(content, Mapping):
             raise DataError(
                 f"{path}: a dict from image id to annotations was expected",
                 remedy="check that this is TRIS's ReferIt file",
             )
         for name, entry in content.items():
-            with build.entry(f"image {name}", entry):
+            with build.entry("image", (name, entry)):
                 image_id, regions = int(name), _regions(entry["annotations"])
                 if image_id not in images and regions:
                     images.add(image_id)
@@ -226,12 +227,12 @@ def _add_region(
     x0, y0, x1, y1 = region["bbox"][0]
     ann_id = image_id * REGIONS_AN_IMAGE + number
     box = (x0, y0, x1 - x0, y1 - y0)
-    if build.annotation(ann_id, image_id, _NO_CATEGORY, box, _latin1_rles(region["segmentation"])):
+    if build.annotation(ann_id, image_id, _NO_CATEGORY, box, _plain_rles(region["segmentation"])):
         sentences = _sentences(ann_id, region["queries"])
         extra = {"boxes": region["bbox"]} if len(region["bbox"]) > 1 else {}
         build.ref(ann_id, image_id, split, [ann_id], sentences, extra=extra)
 
 
-def _latin1_rles(rles: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _plain_rles(rles: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """RLEs with plain sizes; a Python 2 string of counts arrives as text."""
     return [{"size": [int(n) for n in rle["size"]], "counts": rle["counts"]} for rle in rles]

@@ -42,10 +42,14 @@ def cache_folder() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "refseg"
 
 
-def open_or_convert(
-    reader: str, sources: Sequence[Path], convert: Callable[[], Records], *, cache: Path | None = None
-) -> Records:
-    """The store made from `sources` by `reader`, converting first where there is none.
+def ensure_store(
+    reader: str,
+    sources: Sequence[Path],
+    convert: Callable[[], Records],
+    *,
+    cache: Path | None = None,
+) -> Path:
+    """The folder of the store made from `sources` by `reader`, converted first where need be.
 
     reader: everything the result depends on besides the files (name, options). convert: makes
     the records; called only when needed, with the garbage collector paused.
@@ -53,13 +57,10 @@ def open_or_convert(
     """
     root = (cache or cache_folder()) / "store"
     folder = root / store_key(reader, sources, root / "known")
-    if is_whole(folder):
-        return read_store(folder)
-    with paused_collector():
-        records = convert()
-        write_store(records, folder)
-    del records
-    return read_store(folder)
+    if not is_whole(folder):
+        with paused_collector():
+            write_store(convert(), folder)
+    return folder
 
 
 def store_key(reader: str, sources: Sequence[Path], known: Path) -> str:

@@ -105,7 +105,9 @@ def load_tokenizer(path: Path, max_words: int) -> WordTokenizer:
         )
     try:
         if path.name == "vocab.txt":
-            return wordpiece(path.read_text(encoding="utf-8").splitlines(), max_words)
+            # Not splitlines: Unicode's other line ends are tokens, and each line counts as an id.
+            lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+            return wordpiece(lines, max_words)
         return WordTokenizer(Tokenizer.from_file(str(path)), max_words)
     except FileNotFoundError:
         raise ModelError(f"no tokenizer at {path}", remedy="check the model folder") from None
@@ -136,7 +138,7 @@ def train_wordpiece(texts: Iterable[str], *, size: int, max_words: int) -> WordT
         initial_alphabet=list(letters),
         show_progress=False,
     )
-    tokenizer.train_from_iterable(sorted(set(texts)), trainer)
+    tokenizer.train_from_iterator(sorted(set(texts)), trainer)
     # Rebuilt from the sorted vocabulary: the trainer breaks ties by hash order.
     learned = sorted(token for token in tokenizer.get_vocab() if token not in SPECIALS)
     return wordpiece([*SPECIALS, *learned], max_words)

@@ -83,7 +83,9 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         if self._allow_numpy_scalars and (module_name, global_name) in NUMPY_SCALAR_GLOBALS:
-            stand_in = {"dtype": _Dtype, "scalar": _scalar, "encode": _latin1_bytes}[global_name]
+            stand_in: Any = {"dtype": _Dtype, "scalar": _scalar, "encode": _latin1_bytes}[
+                global_name
+            ]
             # A fresh function each time: a pickle may set attributes on what it has imported.
             return lambda *arguments: stand_in(*arguments)
         raise ForbiddenGlobal(f"{module_name}.{global_name}")
@@ -117,6 +119,9 @@ def _scalar(dtype: _Dtype, data: bytes | str) -> Any:
 
 def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
+
+
+_STAND_INS: dict[str, Any] = {"dtype": _Dtype, "scalar": _scalar, "encode": _latin1_bytes}
 
 
 def _load(file: BinaryIO, encoding: str, allow_numpy_scalars: bool) -> Any:

@@ -30,12 +30,14 @@ class Attention(nn.Module):
         q = _split_heads(self.q(query), self.heads)
         k, v = (_split_heads(part, self.heads) for part in self.kv(keys).chunk(2, dim=-1))
         if allowed is None:
-            attended = F.scaled_dot_product_attention(q, k, v)
-        else:
-            mask = (allowed[:, None] if allowed.ndim == 2 else allowed)[:, None]
-            seen = mask.any(dim=-1, keepdim=True)  # [B, 1, Q or 1, 1]
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask | ~seen)
-            attended = attended * seen
+            return self._join(F.scaled_dot_product_attention(q, k, v))
+        mask = allowed[:, None] if allowed.ndim == 2 else allowed  # [B, Q or 1, K]
+        seen = mask.any(dim=-1, keepdim=True)
+        mask = (mask | ~seen)[:, None]
+        # Masked after the last map, whose bias would otherwise speak for what nobody saw.
+        return self._join(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)) * seen
+
+    def _join(self, attended: Tensor) -> Tensor:
         batch, _, length, _ = attended.shape
         joined: Tensor = self.out(attended.transpose(1, 2).reshape(batch, length, -1))
         return joined
@@ -51,6 +53,7 @@ class AttentionBlock(nn.Module):
 
     Without `keys` the normalised queries are their own keys (self-attention).
     norm_keys: normalise the keys too (for keys that come straight from a linear map).
+    norm_eps: of the queries' norm; far below the variance of the smallest query to be told apart.
     """
 
     def __init__(
@@ -61,9 +64,10 @@ class AttentionBlock(nn.Module):
         key_width: int | None = None,
         mlp_ratio: float = 0.0,
         norm_keys: bool = False,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.norm_keys = nn.LayerNorm(key_width or width) if norm_keys else nn.Identity()
         self.attention = Attention(width, heads, key_width)
         hidden = int(width * mlp_ratio)

@@ -12,6 +12,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -84,15 +85,22 @@ class SwinPyramid(nn.Module):
     def stem(self, images: Tensor) -> tuple[Tensor, HW]:
         """[B, 3, H, W] -> tokens [B, N, C0] and their (h, w)."""
         # contiguous: torch 2.13 crashes in the backward of strided convolutions on NHWC views.
-        tokens, hw = self.swin.embeddings(
-            images.contiguous(),
-            **({"interpolate_pos_encoding": True} if self._resized(images) else {}),
-        )
-        return tokens, (int(hw[0]), int(hw[1]))
+        embeddings = self.swin.embeddings
+        tokens, (height, width) = embeddings.patch_embeddings(images.contiguous())
+        tokens = embeddings.norm(tokens)
+        hw = (int(height), int(width))
+        if embeddings.position_embeddings is not None:
+            tokens = tokens + self._positions(embeddings.position_embeddings, hw)
+        return embeddings.dropout(tokens), hw
 
-    def _resized(self, images: Tensor) -> bool:
-        side = self.config.image_size
-        return self.config.absolute_positions and tuple(images.shape[-2:]) != (side, side)
+    def _positions(self, table: Tensor, hw: HW) -> Tensor:
+        """The position table [1, N, C] at another grid. (transformers rounds odd sizes down.)"""
+        side = self.config.image_size // self.config.patch
+        if hw == (side, side):
+            return table
+        grid = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        grid = F.interpolate(grid, hw, mode="bicubic", align_corners=False)
+        return grid.flatten(2).transpose(1, 2)
 
     def blocks(self, index: int, tokens: Tensor, hw: HW) -> Tensor:
         """Run the blocks of stage `index` (0..3) at its resolution; shape unchanged."""

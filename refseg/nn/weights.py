@@ -65,7 +65,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"cannot read weights {path}: {type(error).__name__}: {str(error)[:200]}",
             remedy="the file is truncated or no plain state dict; get it again",
         ) from error
-    state = loaded.get("model", loaded.get("state_dict", loaded))
+    state = loaded
+    if isinstance(loaded, Mapping):
+        state = loaded.get("model", loaded.get("state_dict", loaded))
+    if not isinstance(state, Mapping):
+        raise ModelError(
+            f"weights {path} hold a {type(state).__name__}, not named tensors",
+            remedy="give a state dict (name -> tensor)",
+        )
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
 
 

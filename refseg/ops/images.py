@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from refseg.errors import ImageError
 from refseg.types import Geometry
@@ -28,8 +28,16 @@ MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 PADDING_RGB = (124, 116, 104)  # ImageNet's mean colour: zero after normalisation
 
-_ORIENTATION = 0x0112  # EXIF tag
-_SIDEWAYS = (5, 6, 7, 8)  # its values that swap rows and columns
+_ORIENTATION = 0x0112  # EXIF tag; its values 5 to 8 swap rows and columns
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load_image(source: Source, *, exif: bool = True) -> Rgb:
@@ -55,8 +63,18 @@ def image_size(path: str | Path, *, exif: bool = True) -> tuple[int, int]:
     """(rows, columns) as `load_image` would give them, from the header alone. Same errors."""
     with _opened(path) as picture:
         height, width = picture.height, picture.width
-        turned = exif and picture.getexif().get(_ORIENTATION) in _SIDEWAYS
+        turned = exif and _orientation(picture) >= 5
     return (width, height) if turned else (height, width)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation 1..8 as the header gives it; 1 if there is none or it is unreadable."""
+    try:
+        # Not picture.getexif(): that of PNG decodes the pixels to find late chunks.
+        value = Image.Image.getexif(picture).get(_ORIENTATION)
+    except Exception:  # a damaged EXIF block is no reason to refuse the picture
+        return 1
+    return value if value in _TURNS else 1
 
 
 @contextmanager
@@ -103,8 +121,9 @@ def _too_large(name: str, size: str) -> ImageError:
 
 def _to_rgb(picture: Image.Image, name: str, exif: bool) -> Rgb:
     try:
-        turned = ImageOps.exif_transpose(picture) if exif else picture
-        rgb = _eight_bit_rgb(turned)
+        turn = _TURNS.get(_orientation(picture)) if exif else None
+        picture.load()
+        rgb = _eight_bit_rgb(picture if turn is None else picture.transpose(turn))
     except Exception as error:  # as above, and "image file is truncated"
         raise ImageError(
             f"{name} is damaged or cut short: {error}", remedy="copy or download it again"

@@ -1,4 +1,4 @@
-"""Masks: RLE, polygons, resizing, and the way back from a network's response to the image.
+"""Masks: polygons, resizing, and the way back from a network's response to the image.
 
 Masks are [H, W] bool in the px frame unless a name says otherwise; `hw` is (rows, columns).
 A response is a [h, w] float map in the net frame. Resizing follows pixel areas (pixel i covers
@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco
 
 from refseg.errors import DataError
+from refseg.ops.rle import rle_decode as rle_decode
+from refseg.ops.rle import rle_encode as rle_encode
 from refseg.types import Geometry
 
 Mask = NDArray[np.bool_]
@@ -27,67 +29,6 @@ MaskRule = Literal["union", "lavt_compat"]
 
 # Far beyond any accepted image, and small enough for the rasterisers' 32-bit arithmetic.
 _FARTHEST = 100_000.0
-
-
-def rle_encode(mask: Mask) -> dict[str, Any]:
-    """COCO run-length code of a mask: {"size": [H, W], "counts": ascii str}, ready for JSON."""
-    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
-def rle_decode(rle: Mapping[str, Any]) -> Mask:
-    """Mask [H, W] bool of a COCO RLE whose counts are str, bytes or a list of run lengths.
-
-    Raises DataError if the code is damaged or its runs do not fill the size exactly.
-    """
-    try:
-        height, width = (int(n) for n in rle["size"])
-        counts = rle["counts"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"not a run-length code: {str(rle)[:80]}",
-            remedy='expected {"size": [rows, columns], "counts": str or list}',
-        ) from error
-    runs = _run_lengths(counts)
-    if height < 0 or width < 0 or (runs < 0).any() or int(runs.sum()) != height * width:
-        raise DataError(
-            f"run-length code of size {height} x {width} has runs that sum to {int(runs.sum())}",
-            remedy=f"they must be positive and sum to {height * width}; is the file damaged?",
-        )
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape((height, width), order="F")
-
-
-def _run_lengths(counts: str | bytes | Sequence[int]) -> NDArray[np.int64]:
-    """Run lengths of either form of counts.
-
-    The text form is read here, not by pycocotools, which reads past the end of damaged strings.
-    A number is a little-endian row of 5-bit digits, one a character (offset 48, bit 5 = "more
-    follow", bit 4 of the last = sign); from the fourth on, numbers are differences to the number
-    two places before.
-    """
-    if not isinstance(counts, str | bytes):
-        try:
-            return np.asarray(counts, np.int64).reshape(-1)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"run lengths are no integers: {str(counts)[:80]}") from error
-    raw = counts.encode("latin1", "replace") if isinstance(counts, str) else counts
-    digits = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
-    if len(digits) == 0:
-        return np.zeros(0, np.int64)
-    last = (digits & 32) == 0
-    if digits.min() < 0 or digits.max() > 63 or not last[-1]:
-        raise DataError(f"damaged run-length text: {raw[:60]!r}", remedy="is the file truncated?")
-    starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
-    place = np.arange(len(digits)) - np.repeat(starts, np.diff(np.append(starts, len(digits))))
-    if place.max() > 6:
-        raise DataError(f"damaged run-length text: {raw[:60]!r}", remedy="a number is too long")
-    numbers = np.add.reduceat((digits & 31) << (5 * place), starts)
-    signed = (digits[last] & 16) != 0
-    numbers -= np.where(signed, np.int64(1) << (5 * (place[last] + 1)), 0)
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
-    return numbers
 
 
 def mask_to_box(mask: Mask) -> NDArray[np.float32] | None:
@@ -108,10 +49,7 @@ def polygons_to_mask(
     filled). Polygons of odd length or with fewer than 3 points (pil: 2) are dropped.
     Raises DataError if none is left, a number is not finite or lies absurdly far outside.
     """
-    mask = np.zeros(hw, bool)
-    for polygon in _sound_polygons(polygons, rasteriser):
-        mask |= _fill(polygon, hw, rasteriser)
-    return mask
+    return _fill(_sound_polygons(polygons, rasteriser), hw, rasteriser)
 
 
 def _sound_polygons(
@@ -140,14 +78,15 @@ def _sound_polygons(
     return sound
 
 
-def _fill(polygon: NDArray[np.float64], hw: tuple[int, int], rasteriser: Rasteriser) -> Mask:
+def _fill(polygons: list[NDArray[np.float64]], hw: tuple[int, int], rasteriser: Rasteriser) -> Mask:
     height, width = hw
     if rasteriser == "coco":
-        filled = coco.decode(coco.frPyObjects([polygon.tolist()], height, width))
-        return np.asarray(filled[..., 0], bool)
+        codes = coco.frPyObjects([polygon.tolist() for polygon in polygons], height, width)
+        return rle_decode(codes[0] if len(codes) == 1 else coco.merge(codes))
     canvas = Image.new("L", (width, height), 0)
-    ImageDraw.Draw(canvas).polygon([int(n) for n in polygon], fill=1, outline=1)
-    return np.asarray(canvas, bool)
+    for polygon in polygons:
+        ImageDraw.Draw(canvas).polygon([int(n) for n in polygon], fill=1, outline=1)
+    return np.array(canvas, bool)
 
 
 def decode_segmentation(
@@ -176,7 +115,10 @@ def decode_segmentation(
     if any(isinstance(part, Mapping) for part in segmentation):
         parts = [_rle_of_size(part, hw) for part in segmentation]
     else:
-        parts = [_fill(p, hw, rasteriser) for p in _sound_polygons(segmentation, rasteriser)]
+        polygons = _sound_polygons(segmentation, rasteriser)
+        if rule == "union":
+            return _fill(polygons, hw, rasteriser), len(polygons)
+        parts = [_fill([polygon], hw, rasteriser) for polygon in polygons]
     if len(parts) == 1:
         return parts[0], 1
     layers = np.sum(parts, axis=0, dtype=np.int32)
@@ -193,12 +135,24 @@ def _rle_of_size(rle: Any, hw: tuple[int, int]) -> Mask:
     return mask
 
 
-def resize_mask(mask: Mask, hw: tuple[int, int]) -> Mask:
-    """The mask at another size: each new pixel takes the old one under its centre."""
+def resize_mask(mask: Mask, hw: tuple[int, int], *, like_pillow: bool = False) -> Mask:
+    """The mask at another size: each new pixel takes the old one under its centre.
+
+    A centre that falls between two old pixels takes the later one. like_pillow: takes the one
+    that Pillow takes, whose running sum of steps decides such ties by rounding error (640 to
+    480 has one in three columns); needed to score exactly as code that resizes with Pillow.
+    """
     if mask.shape == tuple(hw):
         return mask.copy()
-    rows, columns = (_nearest(old, new) for old, new in zip(mask.shape, hw, strict=True))
+    pick = _nearest_pillow if like_pillow else _nearest
+    rows, columns = (pick(old, new) for old, new in zip(mask.shape, hw, strict=True))
     return np.take(np.take(mask, rows, axis=0), columns, axis=1)
+
+
+def _nearest_pillow(old: int, new: int) -> NDArray[np.int64]:
+    steps = np.full(new, old / new)
+    steps[0] /= 2
+    return np.minimum(np.cumsum(steps).astype(np.int64), old - 1)
 
 
 def _nearest(old: int, new: int) -> NDArray[np.int64]:
@@ -255,13 +209,12 @@ def response_at(
 ) -> Response:
     """The part of a response that shows the image, stretched to any size `hw`, float32.
 
-    Without padding the map is resized once. With padding it is first brought to net size
-    (bilinear, or nearest if asked for), since only there the image has whole-pixel borders.
+    Without padding the map is resized once. With padding it is first brought to net size,
+    since only there the image has whole-pixel borders.
     """
     x0, y0, x1, y1 = content_rectangle(geometry)
     if (x0, y0, x1, y1) != (0, 0, geometry.net_hw[1], geometry.net_hw[0]):
-        first: Resample = "nearest" if resample == "nearest" else "bilinear"
-        response = resize_response(response, geometry.net_hw, first)[y0:y1, x0:x1]
+        response = resize_response(response, geometry.net_hw, resample)[y0:y1, x0:x1]
     return resize_response(response, hw, resample)
 
 

@@ -42,12 +42,17 @@ class State:
 
 @dataclass(frozen=True)
 class Best:
-    """The best evaluated weights so far. labels: what the choice was allowed to see."""
+    """The best evaluated weights so far.
+
+    metric, value: what they were chosen by. metrics: all scores at that step. labels: what the
+    choice was allowed to see.
+    """
 
     metric: str
     value: float
     step: int
     labels: str
+    metrics: Mapping[str, float]
     path: Path
 
 
@@ -137,9 +142,10 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def save_best(best: Best, weights: Mapping[str, Tensor]) -> None:
     """Write the weights and what chose them as one file. Raises RunError."""
-    header = {"metric": best.metric, "value": repr(best.value), "labels": best.labels}
+    told = {name: value for name, value in asdict(best).items() if name != "path"}
     with atomic_path(best.path) as temp:
-        save_file(dict(weights), temp, metadata={**header, "step": str(best.step)})
+        # One entry: safetensors writes several in any order, and equal runs give equal files.
+        save_file(dict(weights), temp, metadata={"best": json.dumps(told)})
 
 
 def read_best(path: Path) -> Best | None:
@@ -148,10 +154,8 @@ def read_best(path: Path) -> Best | None:
         return None
     try:
         with safe_open(path, framework="pt") as stream:
-            header = stream.metadata()
-        return Best(
-            header["metric"], float(header["value"]), int(header["step"]), header["labels"], path
-        )
+            told = json.loads(stream.metadata()["best"])
+        return Best(**told, path=path)
     except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise RunError(f"{path} cannot be read: {error}", remedy="delete it") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -57,5 +58,5 @@ def micro_batches(plan: Plan, data: TrainData, *, first_step: int, workers: int)
     return iter(loader)
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch

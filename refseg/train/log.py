@@ -54,7 +54,7 @@ class TensorBoard:
                 "train.tensorboard is on but tensorboard is not installed",
                 remedy='pip install "refseg[track]" or set train.tensorboard=false',
             ) from error
-        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, line: dict[str, Any]) -> None:
         """Write every number of a log line under its dotted name."""

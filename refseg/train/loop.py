@@ -10,16 +10,16 @@ What is promised, and tested:
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import nn
 
 from refseg.errors import ConfigError, RunError
 from refseg.train import checkpoint as ckpt
@@ -27,20 +27,15 @@ from refseg.train.config import TrainConfig
 from refseg.train.ema import Ema
 from refseg.train.loader import TrainData, micro_batches
 from refseg.train.lock import run_lock
-from refseg.train.log import JsonLog, TensorBoard
+from refseg.train.log import JsonLog, TensorBoard, read_log
 from refseg.train.meter import Meter
-from refseg.train.optim import build_optimiser, set_lr
-from refseg.train.parallel import (
-    from_main,
-    gradient_sync,
-    make_accelerator,
-    total,
-    whole_parameters,
-    wrap,
-)
+from refseg.train.optim import build_optimiser
+from refseg.train.parallel import from_main, make_accelerator, total, whole_parameters, wrap
 from refseg.train.plan import Plan
 from refseg.train.progress import Progress, ProgressMode, make_progress
+from refseg.train.results import Evaluation, FitResult
 from refseg.train.schedule import lr_factor
+from refseg.train.stepper import Stepper
 from refseg.train.tensors import (
     gather,
     optimiser_tensors,
@@ -48,33 +43,6 @@ from refseg.train.tensors import (
     put,
     put_optimiser,
 )
-from refseg.types import Batch
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How to score a method during training.
-
-    run(method): metric -> value; called in every process with the method in eval mode (averaged
-    weights where EMA is on); the main process's answer counts. select: the metric whose largest
-    value marks the best weights, None to keep none. labels: what `run` may see, recorded with
-    the choice.
-    """
-
-    run: Callable[[nn.Module], Mapping[str, float]]
-    select: str | None = None
-    labels: str = "text"
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """steps done in all; the last evaluation; the best weights' record; seconds over all starts."""
-
-    steps: int
-    metrics: Mapping[str, float]
-    best: ckpt.Best | None
-    checkpoint: Path
-    seconds: float
 
 
 def fit(
@@ -133,6 +101,9 @@ class _Run:
         self.names = parameter_names(self.method)
         self.ema = Ema(self.method, self.config.ema) if self.config.ema else None
         self.meter = Meter(self.accelerator.device)
+        self.stepper = Stepper(
+            self.accelerator, self.method, self.module, self.optimiser, self.config, self.meter
+        )
         self.began, self.earlier_s = time.monotonic(), 0.0
         self.checkpoints = self.run_dir / "checkpoints"
         self.identity = _identity(self.identity, self.config)
@@ -153,6 +124,8 @@ class _Run:
         ckpt.check_identity(found.state.identity, self.identity, self.run_dir)
         self._load(found)
         self.step, self.earlier_s = found.state.step, found.state.seconds
+        scored = [line for line in read_log(self.run_dir / "log.jsonl") if "metrics" in line]
+        self.metrics = next((n["metrics"] for n in scored[::-1] if n["step"] <= self.step), {})
         self.meter.load(found.state.sums, found.state.summed, self.main)
 
     def _load(self, found: ckpt.Checkpoint) -> None:
@@ -184,7 +157,10 @@ class _Run:
         loss: float | None = None
         self.method.train()
         while self.step < self.plan.total_steps:
-            self._step(stream)
+            self.stepper.step(stream, self.step, self._lr(self.step))
+            self.step += 1
+            if self.ema is not None:
+                self.ema.update(self.method, self.step)
             clock.tick()
             if self._due(self.config.log_every):
                 loss = self._log(clock)
@@ -195,6 +171,9 @@ class _Run:
                 self._save()
             display.step(self.step, loss, clock.rate)
 
+    def _lr(self, step: int) -> float:
+        return self.config.lr * lr_factor(self.config, step, self.plan.total_steps)
+
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.plan.total_steps
 
@@ -203,32 +182,6 @@ class _Run:
         if self.evaluation is None or every is None:
             return False
         return self._due(self.plan.steps_per_epoch if every == "epoch" else every)
-
-    def _step(self, stream: Iterator[Batch]) -> None:
-        """One optimiser step on one global batch."""
-        config, world = self.config, self.accelerator.num_processes
-        set_seed(_step_seed(config.seed, self.step, self.accelerator.process_index))
-        batches = [next(stream) for _ in range(config.accumulate)]
-        weights = torch.tensor([_weight(self.method, b) for b in batches], dtype=torch.float64)
-        whole = total(self.accelerator, weights.sum().float().to(self.accelerator.device))
-        set_lr(self.optimiser, config.lr * lr_factor(config, self.step, self.plan.total_steps))
-        for number, batch in enumerate(batches):
-            share = weights[number].float().to(self.accelerator.device) / whole
-            last = number == len(batches) - 1
-            with gradient_sync(self.accelerator, self.module, last):
-                terms = self.module(batch.to(self.accelerator.device))
-                # DDP and FSDP average over processes; the shares already sum to one.
-                self.accelerator.backward(terms["total"] * (share * world))
-            self.meter.add(terms, share)
-        if config.clip_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), config.clip_norm)
-            self.meter.add({"grad_norm": _local(norm)}, 1.0 / world)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.step += 1
-        self.meter.end_step()
-        if self.ema is not None:
-            self.ema.update(self.method, self.step)
 
     # -- telling ---------------------------------------------------------------------------
 
@@ -240,7 +193,7 @@ class _Run:
             "kind": "train",
             "step": self.step,
             "epoch": self.plan.epoch_of(done),
-            "lr": self.config.lr * lr_factor(self.config, done, self.plan.total_steps),
+            "lr": self._lr(done),
             "loss": loss,
             "samples_per_s": round(clock.read(), 2),
             "seconds": round(self._seconds(), 2),
@@ -279,7 +232,8 @@ class _Run:
         ):
             with whole_parameters(self.module):
                 scores = from_main(self.accelerator, dict(evaluation.run(self.method)))
-            self.metrics = {name: float(value) for name, value in scores.items()}
+            # A score without a case to count is not a number, and JSON has none.
+            self.metrics = {k: float(v) for k, v in scores.items() if math.isfinite(v)}
             self._keep_best(evaluation)
         self.method.train()
         self._write(
@@ -307,7 +261,7 @@ class _Run:
         if self.best is not None and value <= self.best.value:
             return
         path = self.run_dir / "best.safetensors"
-        self.best = ckpt.Best(name, value, self.step, evaluation.labels, path)
+        self.best = ckpt.Best(name, value, self.step, evaluation.labels, self.metrics, path)
         weights = gather(self.method.state_dict())
         if self.main:
             ckpt.save_best(self.best, weights)
@@ -338,7 +292,10 @@ class _Run:
             put(self.method.state_dict(), gather(self.ema.average), "the average")
         self.method.eval()
         last = ckpt.checkpoints(self.checkpoints)[-1]
-        return FitResult(self.step, self.metrics, self.best, last, self._seconds())
+        weights = last / ("model.safetensors" if self.ema is None else "ema.safetensors")
+        if self.best is not None:
+            weights = self.best.path
+        return FitResult(self.step, self.metrics, self.best, weights, self._seconds())
 
 
 class _Throughput:
@@ -360,29 +317,6 @@ class _Throughput:
         rate = self.rate
         self.reset()
         return rate
-
-
-def _weight(method: nn.Module, batch: Batch) -> float:
-    """What a micro-batch's mean loss runs over: `method.loss_weight(batch)` or its size.
-
-    A method whose loss is a mean over some rows only (those with a mask, say) offers
-    `loss_weight`, so that unequal slices still give the global batch's mean.
-    """
-    ability = getattr(method, "loss_weight", None)
-    return float(len(batch) if ability is None else ability(batch))
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    """A seed in 0 .. 2^32 - 1, unlike for any other (seed, step, rank)."""
-    import numpy as np
-
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
-
-
-def _local(norm: Tensor) -> Tensor:
-    """A gradient norm as a plain tensor (under FSDP it is sharded)."""
-    full = getattr(norm, "full_tensor", None)
-    return norm if full is None else full()
 
 
 def _identity(given: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:

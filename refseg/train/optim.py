@@ -32,7 +32,8 @@ def build_optimiser(method: nn.Module, config: TrainConfig) -> torch.optim.Optim
         ],
         lr=config.lr,
         betas=config.betas,
-        fused=not config.fsdp,  # one pass over memory; sharded tensors take the plain path
+        # One pass over memory; sharded and plain tensors side by side take the plain path.
+        **({"foreach": False} if config.fsdp else {"fused": True}),
     )
 
 

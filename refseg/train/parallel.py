@@ -11,11 +11,13 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 
 from refseg.errors import ConfigError
 from refseg.method import Method
@@ -68,17 +70,46 @@ def wrap(accelerator: Accelerator, method: nn.Module, config: TrainConfig) -> nn
             remedy="start with torchrun --nproc-per-node 2 (or more), or set train.fsdp=false",
         )
     module.to(accelerator.device)
+    for tensor in module.state_dict().values():
+        dist.broadcast(tensor, src=0)  # every shard is cut from the same weights
     _shard(module)
     return module
 
 
 def _shard(module: LossModule) -> None:
+    """Large blocks of module lists one by one, the rest together. Scalars cannot be sharded:
+    each process keeps its own copy and `sync_scalars` averages their gradients.
+    """
+    scalars = {parameter for parameter in module.parameters() if parameter.ndim == 0}
     for child in module.method.modules():
         if isinstance(child, nn.ModuleList):
             for block in child:
                 if sum(p.numel() for p in block.parameters()) >= SHARD_FROM:
-                    fully_shard(block)
-    fully_shard(module)
+                    fully_shard(block, ignored_params=scalars)
+    fully_shard(module, ignored_params=scalars)
+
+
+def sync_scalars(accelerator: Accelerator, module: nn.Module) -> None:
+    """Average over processes the gradients that FSDP leaves alone. Call before the step."""
+    if not isinstance(module, FSDPModule):
+        return
+    for parameter in module.parameters():
+        if parameter.ndim == 0 and parameter.grad is not None:
+            parameter.grad.copy_(accelerator.reduce(parameter.grad, "mean"))
+
+
+def clip_gradients(module: nn.Module, most: float) -> Tensor:
+    """Scale all gradients so that their total norm is at most `most`; return the norm before."""
+    grads = {p: p.grad for p in module.parameters() if p.grad is not None}
+    shards = [p for p in grads if isinstance(p, DTensor)]
+    plain = [p for p in grads if not isinstance(p, DTensor)]
+    # The two kinds cannot share one stacked tensor, so their norms are joined by hand.
+    norms = [nn.utils.get_total_norm([grads[p] for p in kind]) for kind in (shards, plain) if kind]
+    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    norm = torch.linalg.vector_norm(torch.stack(whole)) if len(whole) > 1 else whole[0]
+    for kind in (shards, plain):
+        nn.utils.clip_grads_with_norm_(kind, most, norm)
+    return norm
 
 
 @contextmanager
@@ -117,5 +148,5 @@ def from_main(accelerator: Accelerator, value: Any) -> Any:
     if accelerator.num_processes == 1:
         return value
     box = [value]
-    torch.distributed.broadcast_object_list(box, src=0)
+    dist.broadcast_object_list(box, src=0)
     return box[0]

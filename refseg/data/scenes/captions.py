@@ -17,7 +17,7 @@ from refseg.data.scenes.model import Scene, SceneObject
 from refseg.data.scenes.phrasing import pick
 
 NUMBERS = (
-    "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
     "eleven", "twelve",
 )  # fmt: skip
 _OPENINGS = (
@@ -41,6 +41,14 @@ def captions(scene: Scene, rng: np.random.Generator, count: int = 3) -> list[str
         if len(found) == count:
             break
     return list(found)
+
+
+def caption_words() -> set[str]:
+    """Words that captions have beyond those of expressions."""
+    texts = [*NUMBERS, *(text for text, _ in (*_OPENINGS, *_ENDINGS)), "there are of them things"]
+    nouns = [word for phrases in lexicon.KIND_WORDS.values() for word, _ in phrases]
+    texts += [lexicon.plural(noun) for noun in (*nouns, "object")]
+    return {word for text in texts for word in text.split()}
 
 
 def _listing(seen: list[SceneObject], r: random.Random) -> str:

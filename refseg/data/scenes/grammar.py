@@ -25,7 +25,7 @@ MAX_WORDS = 64
 _WORD = re.compile(r"[a-z0-9]+")
 
 
-class UnparsableExpression(ExpressionError):  # noqa: N818  (said as a fact, like its kin)
+class UnparsableExpression(ExpressionError):
     """The text is not in the scene language; `.text` holds it, `.word` where reading stopped."""
 
     def __init__(self, text: str, word: str, reason: str) -> None:
@@ -125,13 +125,13 @@ def _phrase_table() -> dict[str, list[tuple[tuple[str, ...], Token]]]:
     roles |= {p: ("not", ("", "")) for p, _ in lexicon.NOT_WORDS}
     roles |= dict.fromkeys(("isn t", "is not", "that s not", "non", "that not"), ("not", ("", "")))
     roles["and"] = ("and", ("", ""))
-    table: dict[str, list[tuple[tuple[str, ...], Token]]] = {}
+    entries: dict[str, list[tuple[tuple[str, ...], Token]]] = {}
     for phrase, (role, meaning) in roles.items():
         words = tuple(phrase.split())
-        table.setdefault(words[0], []).append((words, Token(role, meaning, phrase)))
-    for entries in table.values():
-        entries.sort(key=lambda entry: -len(entry[0]))
-    return table
+        entries.setdefault(words[0], []).append((words, Token(role, meaning, phrase)))
+    for group in entries.values():
+        group.sort(key=lambda entry: -len(entry[0]))
+    return entries
 
 
 def tokenise(text: str) -> list[Token]:

@@ -144,8 +144,6 @@ LINKS: Phrases = (
 NOT_WORDS: Phrases = (("that is not", 4), ("not", 3), ("that isn t", 2), ("which is not", 0.7))
 
 ARTICLES = frozenset({"a", "an", "the"})
-# Understood though never written by `describe`.
-ALSO_KIND = {"globe": "ball", "cups": "mug"}
 PICTURE_WORDS = ("picture", "image", "photo", "scene", "screen", "frame")
 
 SIDE_SELECTORS = frozenset(SELECTORS_BEFORE) - {"biggest", "smallest"} | frozenset(RANK_ENDS)

@@ -52,7 +52,8 @@ def _starts_loose(words: str) -> bool:
 def _noun_phrase(tree: Description, style: str, r: random.Random, *, outermost: bool) -> str:
     before, after = _modifiers(tree, style, r)
     select_before, select_after = _selector(tree.selector, style, r, bool(before or tree.kind))
-    noun = _noun(tree, style, r, outermost, bool(before or select_before or select_after))
+    can_omit = bool(before or select_before or select_after) and not after
+    noun = _noun(tree, style, r, outermost, can_omit)
     if not outermost and select_after and not select_before and tree.selector is not None:
         # A place said after a landmark is clumsy ("behind the cube on left"): put it before.
         before_words = lexicon.SELECTORS_BEFORE.get(tree.selector.name)
@@ -98,8 +99,9 @@ def _noun(tree: Description, style: str, r: random.Random, outermost: bool, can_
     if tree.kind is not None:
         return pick(r, lexicon.KIND_WORDS[tree.kind])
     omit = {"scenes": 0.45, "scenes+": 0.2, "scenesg": 0.0}[style]
-    bare = can_omit and not tree.has_not and (outermost or bool(tree.has))
-    if bare and r.random() < omit:
+    if not outermost:  # "behind the striped" is rarer than "striped" alone
+        omit *= 0.3 if tree.has else 0.0
+    if can_omit and r.random() < omit:
         return ""
     return pick(r, lexicon.GENERIC_WORDS)
 

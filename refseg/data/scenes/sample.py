@@ -7,23 +7,23 @@ one too much, stand in it, or be too small to see is thrown away.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from refseg.data.scenes.geometry import SOLIDS
+from refseg.data.scenes.cast import Patch, cast, composite, measured, projected
 from refseg.data.scenes.model import COLOURS, KINDS, MATERIALS, PATTERNS, SIZES, Scene, SceneObject
-from refseg.data.scenes.render import Patch, cast, composite, measured, project
+from refseg.data.scenes.solids import SOLIDS
 from refseg.data.scenes.stage import GROUNDS, Camera, Stage, ground_point, to_px
 
 MIN_AREA_SHARE = 60 / (128 * 128)
 MIN_VISIBLE_SHARE = 0.35
-RADII = {"small": 0.44, "medium": 0.70, "large": 1.08}
+RADII = {"small": 0.48, "medium": 0.76, "large": 1.16}
 SIDES, SIDE_WEIGHTS = (128, 160, 192, 224, 256), (0.52, 0.27, 0.11, 0.06, 0.04)
 COUNTS, COUNT_WEIGHTS = (3, 4, 5, 6, 7), (0.12, 0.25, 0.27, 0.21, 0.15)
 PATTERN_WEIGHTS = (0.52, 0.18, 0.15, 0.15)
 PATTERN_RADIUS_PX = 8.0
-CAMERA_NEAR, CAMERA_FAR = 4.2, 12.5
+CAMERA_NEAR, CAMERA_FAR = 4.7, 10.8
 # Grounds and skies are pale and greyish, so that every object colour stands out.
 GROUND_PAIRS = (
     ((150, 148, 142), (172, 170, 164)),
@@ -65,7 +65,7 @@ def sample_stage(rng: np.random.Generator, size_hw: tuple[int, int] | None = Non
     tall = math.atan(height / 2 / focal)
     pitch = _rounded(rng, 0.36, 0.60) + max(0.0, tall - 0.45) * 0.5
     side = rng.choice((-1.0, 1.0)) * rng.uniform(0.25, 1.0)
-    raw = (float(side), float(rng.uniform(1.0, 1.7)), float(rng.uniform(-0.9, 0.35)))
+    raw = (float(side), float(rng.uniform(1.0, 1.7)), float(rng.uniform(-1.0, 0.0)))
     size = math.sqrt(sum(part * part for part in raw))
     light = (round(raw[0] / size, 4), round(raw[1] / size, 4), round(raw[2] / size, 4))
     pair = GROUND_PAIRS[int(rng.integers(len(GROUND_PAIRS)))]
@@ -136,7 +136,9 @@ def _place(
 
 
 def _candidate(
-    rng: np.random.Generator, stage: Stage, placed: list[SceneObject],
+    rng: np.random.Generator,
+    stage: Stage,
+    placed: list[SceneObject],
     wish: tuple[str, str, str, str, str],
 ) -> SceneObject | None:
     kind, colour, size, material, pattern = wish
@@ -159,16 +161,13 @@ def _candidate(
     if stage.camera.focal * radius / depth < PATTERN_RADIUS_PX:
         pattern = "plain"
     y = round(solid.half[1] * radius, 4)
-    return SceneObject(
-        len(placed), kind, colour, size, material, pattern, (x, y, z), radius, yaw
-    )
+    return SceneObject(len(placed), kind, colour, size, material, pattern, (x, y, z), radius, yaw)
 
 
 def _in_frame(item: SceneObject, patch: Patch, stage: Stage) -> bool:
     """At least about four fifths of the object's height and width lie inside the picture."""
     height, width = stage.size_hw
-    wide = replace(stage, size_hw=(height, width))
-    column, row, depth = to_px(wide, *item.position_world)
+    column, row, depth = to_px(stage, *item.position_world)
     half = 0.55 * stage.camera.focal * item.radius / depth
     return half <= column <= width - half and half <= row <= height - half and patch.pixels > 0
 
@@ -209,4 +208,4 @@ def sample_scene(
                     patches.append(patch)
                     break
         if len(placed) >= 3:
-            return Staged(project(placed, stage)[0], stage)
+            return Staged(projected(patches, stage)[0], stage)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from refseg.data.scenes import geometry as geo
-from refseg.data.scenes.geometry import Floats, Vec, turn
+from refseg.data.scenes.geometry import Floats, Vec, dot, length, turn, unit
 from refseg.data.scenes.model import SceneObject
+from refseg.data.scenes.solids import RING_MAJOR
 from refseg.data.scenes.stage import Stage
 
 Colour = tuple[float, float, float]
@@ -34,8 +34,11 @@ COLOUR_RGB: dict[str, tuple[Colour, Colour]] = {
     "black": ((34, 34, 38), (136, 136, 142)),
 }
 
-DIFFUSE, AMBIENT, SKYLIGHT = 0.62, 0.40, 0.13
-BASE_SHARE = 0.6
+DIFFUSE, AMBIENT, SKYLIGHT = 0.50, 0.50, 0.11
+# Pattern sizes in units of the object's radius; four, eight or twelve cells close a round trip.
+CELL, STRIPE, BASE_SHARE, DOT_RADIUS = 0.4, 0.48, 0.6, 0.34
+BULGE = {"cube": 2.0, "pyramid": 1.5, "cylinder": 1.0}
+UPRIGHT = ("cylinder", "mug", "cone")
 
 
 def _surface_ball(p: Vec, _: Vec) -> tuple[Floats, Floats]:
@@ -56,13 +59,17 @@ def _surface_round(p: Vec, n: Vec) -> tuple[Floats, Floats]:
     return np.where(cap, p[0], turn(p[0], p[2]) * 3.2), np.where(cap, p[2], p[1])
 
 
+def _surface_mug(p: Vec, _: Vec) -> tuple[Floats, Floats]:
+    return turn(p[0], p[2]) * 3.2, p[1] - 0.02
+
+
 def _surface_capsule(p: Vec, _: Vec) -> tuple[Floats, Floats]:
     return turn(p[1], p[2]) * 3.2, p[0]
 
 
 def _surface_ring(p: Vec, _: Vec) -> tuple[Floats, Floats]:
     rho = np.sqrt(p[0] * p[0] + p[1] * p[1])
-    return turn(rho - geo.RING_MAJOR, p[2]) * 1.6, turn(p[0], p[1]) * 4.8
+    return turn(rho - RING_MAJOR, p[2]) * 1.6, turn(p[0], p[1]) * 4.8
 
 
 _SURFACE: dict[str, Callable[[Vec, Vec], tuple[Floats, Floats]]] = {
@@ -71,7 +78,7 @@ _SURFACE: dict[str, Callable[[Vec, Vec], tuple[Floats, Floats]]] = {
     "pyramid": _surface_flat,
     "cylinder": _surface_round,
     "cone": _surface_round,
-    "mug": _surface_round,
+    "mug": _surface_mug,
     "capsule": _surface_capsule,
     "ring": _surface_ring,
 }
@@ -91,10 +98,8 @@ def _ball_spots() -> list[Colour]:
 _SPOTS = _ball_spots()
 
 
-def second_share(item: SceneObject, p: Vec, n: Vec) -> NDArray[np.bool_]:
+def second_colour(item: SceneObject, p: Vec, n: Vec) -> NDArray[np.bool_]:
     """Where the pattern's second colour lies; p and n are in the object's frame."""
-    if item.pattern == "plain":
-        return np.zeros(p[0].shape, bool)
     if item.pattern == "dotted" and item.kind == "ball":
         near = np.zeros(p[0].shape, bool)
         for x, y, z in _SPOTS:
@@ -102,50 +107,67 @@ def second_share(item: SceneObject, p: Vec, n: Vec) -> NDArray[np.bool_]:
         return near
     u, v = _SURFACE[item.kind](p, n)
     if item.pattern == "striped":
-        phase = v / 0.48
+        phase = v / STRIPE
         return phase - np.floor(phase) > BASE_SHARE
     if item.pattern == "checkered":
-        return (np.floor(u / 0.4) + np.floor(v / 0.4)) % 2 == 1
-    u, v = u / 0.4, v / 0.4
+        odd: NDArray[np.bool_] = (np.floor(u / CELL) + np.floor(v / CELL)) % 2 == 1
+        return odd
+    u, v = u / CELL, v / CELL
     u = u + 0.5 * (np.floor(v) % 2)
     du, dv = u - np.floor(u) - 0.5, v - np.floor(v) - 0.5
-    return du * du + dv * dv < 0.34 * 0.34
+    return du * du + dv * dv < DOT_RADIUS * DOT_RADIUS
 
 
-def _mixed(first: Colour, second: Colour, share: Floats | NDArray[np.bool_]) -> list[Floats]:
+def _mixed(first: Colour, second: Colour, share: Floats) -> list[Floats]:
     pairs = zip(first, second, strict=True)
     return [a / 255.0 + share * np.float32((b - a) / 255.0) for a, b in pairs]
 
 
 def object_colour(
-    item: SceneObject, p: Vec, local_normal: Vec, normal: Vec, view: Vec, light: Colour, lit: Floats
+    item: SceneObject, share: Floats, normal: Vec, light: Colour, lit: Floats
 ) -> Floats:
-    """RGB [N, 3], about 0..1, of N surface points.
+    """RGB [N, 3], about 0..1, of N surface points, without gloss.
 
-    p, local_normal: the object's frame. normal, view (towards the camera, unit), light: world.
+    share: of the pattern's second colour, [N] or [1]. normal, light: unit vectors, world.
     lit: 0 in shadow to 1 in full light.
     """
-    base = _mixed(*COLOUR_RGB[item.colour], second_share(item, p, local_normal))
+    base = _mixed(*COLOUR_RGB[item.colour], share)
     facing = np.maximum(normal[0] * light[0] + normal[1] * light[1] + normal[2] * light[2], 0.0)
     bright = AMBIENT + SKYLIGHT * normal[1] + DIFFUSE * facing * lit
-    out = np.stack([part * bright for part in base], axis=-1)
-    if item.material == "shiny":
-        out += _gloss(normal, view, light, lit, facing > 0)[:, None]
-    return out
+    return np.stack([part * bright for part in base], axis=-1)
 
 
-def _gloss(normal: Vec, view: Vec, light: Colour, lit: Floats, front: Floats) -> Floats:
-    """White highlight of the light, and the bright sky mirrored at flat angles."""
+def gloss_normal(kind: str, p: Vec, n: Vec) -> Vec:
+    """Normals for the highlight, in the object's frame.
+
+    Flat faces are taken as bulging, else most would never show the light, and nobody could tell
+    a shiny cube from a matte one.
+    """
+    bulge = BULGE.get(kind, 0.0)
+    bent = (n[0] + bulge * p[0], n[1] + bulge * p[1], n[2] + bulge * p[2])
+    return unit(bent)
+
+
+def gloss(kind: str, normal: Vec, bent: Vec, view: Vec, light: Colour, lit: Floats) -> Floats:
+    """White added by a shiny surface [N]: the light's highlight, and the sky at flat angles.
+
+    bent: world normals from `gloss_normal`. The walls of upright things are like rods, whose
+    highlight is a line; that of flat faces is wide.
+    """
     half = (view[0] + light[0], view[1] + light[1], view[2] + light[2])
-    size = np.maximum(geo.length(half), 1e-6)
-    spot = np.maximum(geo.dot(normal, half) / size, 0.0)
-    for _ in range(5):
+    across = np.sqrt(half[0] * half[0] + half[2] * half[2])
+    size = length(half)
+    spot = np.maximum(dot(bent, half) / np.maximum(size, 1e-6), 0.0)
+    if kind in UPRIGHT:
+        line = (normal[0] * half[0] + normal[2] * half[2]) / np.maximum(across, 1e-6)
+        spot = np.maximum(spot, np.maximum(line, 0.0))
+    for _ in range(4 if kind in ("cube", "pyramid") else 5):
         spot = spot * spot
-    toward = geo.dot(normal, view)
+    toward = dot(normal, view)
     up = 2.0 * toward * normal[1] - view[1]
     rim = np.clip(1.0 - toward, 0.0, 1.0)
     sky = np.clip((up - 0.35) * 6.0, 0.0, 1.0)
-    return 0.95 * spot * lit * front + sky * (0.10 + 0.30 * rim * rim * rim)
+    return 0.9 * spot * (0.25 + 0.75 * lit) + sky * (0.06 + 0.25 * rim * rim * rim)
 
 
 def _noise(table: Floats, x: Floats, z: Floats) -> Floats:
@@ -159,7 +181,8 @@ def _noise(table: Floats, x: Floats, z: Floats) -> Floats:
     flat = table.ravel()
     near = flat[k * size + i] * (1 - fx) + flat[k * size + i1] * fx
     far = flat[k1 * size + i] * (1 - fx) + flat[k1 * size + i1] * fx
-    return near * (1 - fz) + far * fz
+    value: Floats = near * (1 - fz) + far * fz
+    return value
 
 
 def _ground_share(stage: Stage, x: Floats, z: Floats, table: Floats) -> Floats:
@@ -171,7 +194,9 @@ def _ground_share(stage: Stage, x: Floats, z: Floats, table: Floats) -> Floats:
         plank = np.floor(x / scale)
         tone = table[0][plank.astype(np.int32) % table.shape[0]]
         gap = (x / scale - plank < 0.06).astype(np.float32)
-        return np.maximum(0.6 * _noise(table, x * 6.0, z * 0.7) * tone + 0.3 * tone, gap)
+        grain = 0.6 * _noise(table, x * 6.0, z * 0.7) * tone + 0.3 * tone
+        boards: Floats = np.maximum(grain, gap)
+        return boards
     if stage.ground == "speckles":
         return np.clip((_noise(table, x * 7.0, z * 7.0) - 0.62) * 5.0, 0.0, 1.0)
     if stage.ground == "patches":

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refseg.data.scenes.geometry import SOLIDS, Floats, Vec
+from refseg.data.scenes.geometry import Vec
 from refseg.data.scenes.model import SceneObject
+from refseg.data.scenes.solids import SOLIDS
 
+# Right and up of the pixel's centre, px: four rays in a turned square.
+SUB_PIXELS = ((-0.125, -0.375), (0.375, -0.125), (-0.375, 0.125), (0.125, 0.375))
 GROUNDS = ("noise", "tiles", "planks", "speckles", "patches")
 
 
@@ -56,6 +59,11 @@ def constant(x: float, y: float, z: float) -> Vec:
     )
 
 
+def eye(stage: Stage) -> Vec:
+    """Where the camera stands, world."""
+    return constant(0.0, stage.camera.height, 0.0)
+
+
 def rays(stage: Stage, rows: tuple[int, int], columns: tuple[int, int]) -> Vec:
     """Directions through the pixel centres of a block, shapes [1, w], [h, 1], [h, 1].
 
@@ -68,6 +76,13 @@ def rays(stage: Stage, rows: tuple[int, int], columns: tuple[int, int]) -> Vec:
     up = (height / 2 - row) / camera.focal
     sine, cosine = math.sin(camera.pitch), math.cos(camera.pitch)
     return right, up * cosine - sine, up * sine + cosine
+
+
+def nudged(stage: Stage, ray: Vec, right: float, up: float) -> Vec:
+    """The rays of `rays`, moved by parts of a pixel."""
+    sine, cosine = math.sin(stage.camera.pitch), math.cos(stage.camera.pitch)
+    right, up = right / stage.camera.focal, up / stage.camera.focal
+    return ray[0] + right, ray[1] + up * cosine, ray[2] + up * sine
 
 
 def to_px(stage: Stage, x: float, y: float, z: float) -> tuple[float, float, float]:
@@ -133,8 +148,3 @@ def screen_box(item: SceneObject, stage: Stage) -> tuple[int, int, int, int]:
     top, bottom = max(0, math.floor(min(rows))), min(height, math.ceil(max(rows)))
     left, right = max(0, math.floor(min(columns))), min(width, math.ceil(max(columns)))
     return (top, bottom, left, right) if top < bottom and left < right else (0, 0, 0, 0)
-
-
-def squared(v: Vec) -> Floats:
-    """Squared length, broadcast."""
-    return v[0] * v[0] + v[1] * v[1] + v[2] * v[2]

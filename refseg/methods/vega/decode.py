@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from refseg.ops.masks import response_to_mask
+from refseg.ops.masks import response_in_px
 from refseg.types import Batch, Prediction
 
 
@@ -24,9 +24,9 @@ def decode(
     predictions = []
     for index, geometry in enumerate(batch.geometry):
         response = responses[index]
-        mask = response_to_mask(response, geometry)
-        inside = response > 0.5
-        score = float(response[inside].mean()) if inside.any() else 0.0
+        in_px = response_in_px(response, geometry)
+        mask = in_px > 0.5
+        score = float(in_px[mask].mean()) if mask.any() else 0.0
         maps = {} if cls is None else {"cls_similarity": cls[index].reshape(scores_hw)}
         predictions.append(Prediction(mask, score, geometry, response, maps=maps))
     return predictions

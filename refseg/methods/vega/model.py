@@ -191,6 +191,11 @@ class Vega(nn.Module):
         )
         return terms
 
+    def loss_weight(self, batch: Batch) -> float:
+        """What the losses are a mean over, so that unequal slices add up to the whole batch's."""
+        known = batch.weights if batch.has_mask is None else batch.weights * batch.has_mask
+        return max(float(known.sum()), 1e-6)  # a batch without masks must not divide by zero
+
     def decode(self, outputs: VegaOutputs, batch: Batch) -> list[Prediction]:
         """One mask per expression in px; see decode.py."""
         selected = outputs.selected

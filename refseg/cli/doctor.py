@@ -1,0 +1,58 @@
+"""`refseg doctor`: is this machine ready?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+from refseg.cli import ui
+from refseg.cli.options import Json
+
+if TYPE_CHECKING:
+    from refseg.doctor import Check
+
+
+def doctor(json: Json = False) -> None:
+    """Check versions, memory, the cache folder, the bundled models, and segment one image.
+
+    Exit code 1 when a check fails. JSON: a list of {"name", "status", "detail", "remedy"}.
+    """
+    from refseg.data.store import cache_folder
+    from refseg.doctor import run
+
+    with ui.results_only(json):
+        checks = list(run(cache_folder(), _bundled))
+    if json:
+        ui.emit_json([vars(check) for check in checks])
+    else:
+        _show(checks)
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+def _bundled() -> Iterator[Check]:
+    """The models in the package: their files as shipped, and one image through the default one."""
+    from refseg.doctor import Check, one_image, shipped
+    from refseg.models import BUNDLED, list_bundled
+    from refseg.predict import DEFAULT_MODEL, load
+
+    names = list_bundled()
+    if DEFAULT_MODEL not in names:
+        yield Check("models", "fail", f"{DEFAULT_MODEL} is not there", "install refseg again")
+    for name in names:
+        yield shipped(BUNDLED / name)
+    if DEFAULT_MODEL in names:
+        yield one_image(lambda image, text: load(DEFAULT_MODEL, "cpu").segment(image, text))
+
+
+def _show(checks: list[Check]) -> None:
+    from rich.text import Text
+
+    made = ui.table(["check", "", "found"])
+    lines = [(c.name, Text(c.status, style=ui.STATUS_COLOURS[c.status]), c.detail) for c in checks]
+    ui.show(ui.rows(made, lines))
+    for check in checks:
+        if check.remedy:
+            ui.say(f"{check.name} -> {check.remedy}")

@@ -1,0 +1,177 @@
+"""`refseg eval`: scores of a model on a data set, each under its protocol's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from refseg.cli import ui
+from refseg.cli.options import (
+    DataName,
+    Device,
+    Images,
+    Json,
+    SplitBy,
+    at_least_one,
+    ready_data,
+)
+from refseg.errors import UnknownName
+
+if TYPE_CHECKING:
+    from refseg.data.dataset import ReferDataset
+    from refseg.evaluate import Answers, Options, Report
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A bundled model, a model folder, a hub id, or baseline:whole-image, "
+            "baseline:centre-disc, baseline:largest-object.",
+            metavar="MODEL",
+        ),
+    ],
+    data: DataName = "scenes",
+    split: Annotated[str, typer.Option(help="train, val, testA, testB, ...", metavar="S")] = "val",
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How to score: original, lavt-480, cris-035, ...; may be repeated, all come "
+            "from one pass. [default: original]",
+            metavar="P",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="The first N expressions only.", metavar="N")
+    ] = None,
+    images: Images = None,
+    split_by: SplitBy = None,
+    text_field: Annotated[
+        str, typer.Option(help="raw (as typed) or sent (cleaned).", metavar="F")
+    ] = "raw",
+    batch_size: Annotated[int, typer.Option(help="Expressions asked at once.", metavar="N")] = 32,
+    perturb: Annotated[
+        str | None,
+        typer.Option(
+            help="Spoil the expressions first: typo, slang, case, article or filler.",
+            metavar="KIND",
+        ),
+    ] = None,
+    device: Device = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Write the JSON to this file too.", metavar="FILE")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Score MODEL on a split of a data set.
+
+    JSON: {"model", "data", "split", "protocol", "labels", "n", "metrics": {"mIoU", "oIoU",
+    "Pr@0.5", ...}, ...} with fractions in 0..1, "labels" being what the model learned from; a
+    list of these when several protocols are asked for.
+    """
+    with ui.results_only(json):
+        at_least_one("--limit", limit)
+        at_least_one("--batch-size", batch_size)
+        names = _checked(protocol or ["original"])
+        change = _perturbation(perturb)
+        loaded = _load(model, device)
+        ready_data(data)
+        opened = _open(data, split, images, split_by, text_field)
+        from refseg.evaluate import Options
+
+        options = Options(limit, batch_size, None, change, perturb or "as written")
+        reports = _run(loaded or _baseline(model, opened), opened, names, options)
+    told = [report.to_json() for report in reports]
+    if out is not None:
+        from refseg.ops.files import atomic_write_json
+
+        atomic_write_json(out, ui.finite(told[0] if len(told) == 1 else told))
+    if json:
+        ui.emit_json(told[0] if len(told) == 1 else told)
+    else:
+        show(reports)
+
+
+def _checked(protocols: list[str]) -> list[str]:
+    from refseg.metrics.protocols import get_protocol
+
+    return [get_protocol(name).name for name in dict.fromkeys(protocols)]
+
+
+def _perturbation(kind: str | None) -> Any:
+    if kind is None:
+        return None
+    from refseg.data.scenes.perturb import PERTURBATIONS, perturb
+
+    if kind not in PERTURBATIONS:
+        raise UnknownName("perturbation", kind, PERTURBATIONS)
+    return lambda text, rng: perturb(text, kind, rng)
+
+
+def _open(
+    data: str, split: str, images: Path | None, split_by: str | None, text_field: str
+) -> ReferDataset:
+    from refseg.data.catalog import open_data
+    from refseg.types import Labels
+
+    return open_data(
+        data,
+        split,
+        Labels.parse("text+box+mask"),
+        images=images,
+        split_by=split_by,
+        text_field=text_field,  # type: ignore[arg-type]
+    )
+
+
+def _load(model: str, device: str) -> Answers | None:
+    """The model; None for a baseline, which can only be made for an open data set."""
+    from refseg.baselines import NAMES, PREFIX
+
+    if model.startswith(PREFIX):
+        if model not in NAMES:
+            raise UnknownName("baseline", model, NAMES)
+        return None
+    from refseg.predict import load
+
+    return load(model, device)
+
+
+def _baseline(model: str, dataset: ReferDataset) -> Answers:
+    from refseg.baselines import make_baseline
+
+    return make_baseline(model, dataset)
+
+
+def _run(
+    model: Answers, dataset: ReferDataset, protocols: list[str], options: Options
+) -> list[Report]:
+    from dataclasses import replace
+
+    from refseg.evaluate import count_expressions, evaluate_all
+
+    total = count_expressions(dataset, options)
+    with ui.progress(f"{model.name} on {dataset.name} {dataset.split}", total) as tick:
+        return evaluate_all(model, dataset, protocols, options=replace(options, progress=tick))
+
+
+def show(reports: list[Report]) -> None:
+    """One table: metrics down, protocols across, percent; then the intervals."""
+    first = reports[0]
+    title = f"{first.model} on {first.data} {first.split}: {first.n:,} expressions"
+    made = ui.table(["metric, %", *(f">{report.protocol}" for report in reports)], title)
+    names = list(dict.fromkeys(name for report in reports for name in report.metrics))
+    ui.rows(
+        made,
+        ([name, *(ui.percent(report.metrics.get(name)) for report in reports)] for name in names),
+    )
+    ui.show(made)
+    for report in reports:
+        told = ", ".join(
+            f"{name} {ui.percent(low)} to {ui.percent(high)}"
+            for name, (low, high) in report.intervals.items()
+        )
+        ui.say(f"95 % intervals, {report.protocol}: {told}")
+    ui.say(f"learned from: {first.labels}; expressions: {first.text}")

@@ -1,0 +1,168 @@
+"""The main job on the embedded world: expressions in, masks out, scored, as pictures and a page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refseg import draw
+from refseg.baselines import NAMES, make_baseline
+from refseg.data.catalog import open_data
+from refseg.data.dataset import ReferDataset
+from refseg.data.scenes.model import Scene
+from refseg.data.scenes.oracle import referents
+from refseg.data.scenes.serial import read_scenes
+from refseg.evaluate import Answers, Options, Report, evaluate_all
+from refseg.metrics.iou import mask_counts
+from refseg.page import Page
+from refseg.predict import Predictor, Segmenter
+from refseg.types import Labels, Sample
+
+STYLES = ("scenes", "scenes+", "scenesg")
+SCENES_SHOWN = 6
+ASKED = 3  # expressions about each of them
+IMAGES_SCORED = 200
+PROTOCOLS = ("original", "lavt-480")
+LABELS = Labels(frozenset({"box", "mask"}))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One expression: what it means by the oracle, how well its mask fits, how long it took."""
+
+    expression: str
+    referent: str
+    iou: float
+    ms: float
+    mask: NDArray[np.bool_]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without the mask."""
+        told = {"expression": self.expression, "referent": self.referent}
+        return {**told, "iou": self.iou, "ms": round(self.ms, 2)}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One scene and the expressions asked about it. name: of its picture file."""
+
+    name: str
+    style: str
+    image: NDArray[np.uint8]
+    rows: tuple[Row, ...]
+
+    def picture(self) -> bytes:
+        """The masks over the scene, as PNG."""
+        texts = [f"{row.expression}  ({100 * row.iou:.0f})" for row in self.rows]
+        return draw.png(draw.overlay(self.image, [row.mask for row in self.rows], texts))
+
+
+def show_scenes(model: Segmenter, count: int = SCENES_SHOWN) -> Iterator[Shown]:
+    """`count` val scenes in turn of the three styles, each with an expression per object.
+
+    The rendered world must be there or is made (see `refseg.data.catalog`).
+    """
+    for turn in range(count):
+        style = STYLES[turn % len(STYLES)]
+        dataset = open_data(style, "val", LABELS)
+        # Steps of seven: neighbouring styles should not show the same image.
+        rows = dataset.groups_by_image()[7 * turn]
+        yield _shown(model, dataset, style, rows)
+
+
+def _shown(model: Segmenter, dataset: ReferDataset, style: str, rows: Sequence[int]) -> Shown:
+    samples = dataset.samples(rows)
+    first_of = {sample.ref_id: sample for sample in reversed(samples)}
+    asked = sorted(first_of.values(), key=lambda sample: sample.sent_id)[:ASKED]
+    scene = scene_of(dataset.folder.parent, asked[0].image_id)
+    predictor = Predictor(model).set_image(asked[0].image)
+    told = tuple(_row(predictor, sample, scene) for sample in asked)
+    return Shown(f"{style}_{asked[0].image_id}", style, asked[0].image, told)
+
+
+def _row(predictor: Predictor, sample: Sample, scene: Scene) -> Row:
+    start = time.perf_counter()
+    prediction = predictor.segment(sample.text)
+    spent = 1000 * (time.perf_counter() - start)
+    assert sample.mask is not None
+    intersection, union = mask_counts(prediction.mask, sample.mask)
+    iou = intersection / union if union else 1.0
+    return Row(sample.text, meaning(sample.text, scene), iou, spent, prediction.mask)
+
+
+def scene_of(world: Path, image_id: int) -> Scene:
+    """The exact scene behind an image of the rendered world in `world`."""
+    return next(scene for number, scene in read_scenes(world) if number == image_id)
+
+
+def meaning(text: str, scene: Scene) -> str:
+    """What the oracle says the expression means: "small red shiny ball"."""
+    meant = referents(text, scene)
+    objects = (item for item in scene.objects if item.object_id in meant)
+    return ", ".join(
+        " ".join(
+            word
+            for word in (item.size, item.colour, item.material, item.pattern, item.kind)
+            if word != "plain"
+        )
+        for item in objects
+    )
+
+
+def scored_split(images: int = IMAGES_SCORED) -> tuple[ReferDataset, int]:
+    """The val split of `scenes`, and how many expressions its first `images` images have."""
+    dataset = open_data("scenes", "val", LABELS)
+    return dataset, sum(len(group) for group in islice(dataset.groups_by_image(), images))
+
+
+def score(
+    model: Answers, dataset: ReferDataset, limit: int, progress: Callable[[int], None]
+) -> list[Report]:
+    """The model under each of `PROTOCOLS`, then the trivial baselines under the first."""
+    options = Options(limit=limit, progress=progress)
+    reports = evaluate_all(model, dataset, PROTOCOLS, options=options)
+    for name in NAMES:
+        baseline = make_baseline(name, dataset)
+        reports += evaluate_all(baseline, dataset, PROTOCOLS[:1], options=Options(limit=limit))
+    return reports
+
+
+def demo_page(model: str, shown: Sequence[Shown], reports: Sequence[Report]) -> str:
+    """The demonstration as one HTML page."""
+    page = Page(f"refseg demo: {model}")
+    page.text(
+        "Each expression below was given to the model together with its picture, and nothing "
+        "else. The referent is what the oracle of the rendered world says that the expression "
+        "means; the number in brackets is the IoU in percent."
+    )
+    page.gallery((one.picture(), f"{one.name}.png") for one in shown)
+    page.heading("Expressions")
+    page.table(
+        ("picture", "expression", "referent", "IoU %", "ms"),
+        (
+            (one.name, row.expression, row.referent, f"{100 * row.iou:.1f}", f"{row.ms:.0f}")
+            for one in shown
+            for row in one.rows
+        ),
+    )
+    first = reports[0]
+    page.heading(f"Scores on {first.data} {first.split}, {first.n:,} expressions, %")
+    names = list(dict.fromkeys(name for report in reports for name in report.metrics))
+    page.table(
+        ("metric", *(f"{report.model} ({report.protocol})" for report in reports)),
+        ((name, *(_percent(report, name) for report in reports)) for name in names),
+    )
+    page.text(f"The model learned from: {first.labels}. The baselines read no words.")
+    return page.html()
+
+
+def _percent(report: Report, metric: str) -> str:
+    value = report.metrics.get(metric)
+    return "-" if value is None else f"{100 * value:.1f}"

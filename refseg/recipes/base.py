@@ -1,0 +1,128 @@
+"""What a recipe is: method, data, labels, optimiser and stages of one published row, typed.
+
+A recipe is made by a function whose docstring is its promise (paper row, command, hardware,
+expected score). Each part is its own immutable model, so `--set part.key=value` is checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+
+from refseg.data.selection import MaskRule, TextField, View
+from refseg.data.transforms import AugmentConfig, PreprocessConfig
+from refseg.errors import ConfigError, LabelsError
+from refseg.method import MethodConfig
+from refseg.methods import method_types
+from refseg.train.config import TrainConfig
+from refseg.types import Labels
+
+#: Metric of training-time evaluation -> the labels it looks at.
+METRIC_LABELS = {"mIoU": "mask", "oIoU": "mask", "Pr@0.5": "mask"}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Part):
+    """Which expressions are learnt from, and what of them may be seen.
+
+    name: a known data set or a folder. images: where the pixels are, if not in a usual place.
+    labels: all that training sees, evaluation during training included, so that a checkpoint is
+    never chosen by labels the method is not granted. view: "ref" draws one sentence a ref and
+    epoch (LAVT's habit), "sentence" uses each. limit, evaluate_limit: so many items, drawn once
+    by the run's seed. exclude_images: image ids never trained on (leakage into evaluations).
+    """
+
+    name: str = "scenes"
+    images: str | None = None
+    train: str = "train"
+    evaluate: str | None = "val"
+    labels: str = "text+mask"
+    split_by: str | None = None
+    text_field: TextField = "raw"
+    view: View = "sentence"
+    mask_rule: MaskRule = "union"
+    limit: int | None = Field(default=None, ge=1)
+    evaluate_limit: int | None = Field(default=None, ge=1)
+    exclude_images: tuple[int, ...] = ()
+    augment: AugmentConfig = AugmentConfig()
+
+
+class TokenConfig(_Part):
+    """Where word pieces come from. source: "data" learns `vocabulary` pieces from the training
+    expressions; anything else is a folder or hub id with tokenizer.json or vocab.txt.
+    max_words: tokens kept of an expression, [CLS] and [SEP] included.
+    """
+
+    source: str = "data"
+    vocabulary: int = Field(default=1000, ge=100)
+    max_words: int = Field(default=21, ge=3)
+
+
+class WeightsConfig(_Part):
+    """Where training starts from: a local folder or a hub id each; None is random weights.
+
+    model: a whole refseg model folder. vision, text: parts in the hub's format.
+    """
+
+    model: str | None = None
+    vision: str | None = None
+    text: str | None = None
+
+
+class Recipe(_Part):
+    """One row to reproduce. method: the configuration of the method `method_name`.
+
+    select: the metric on `data.evaluate` that picks the exported weights; None exports the last.
+    stages: run in this order; each leaves a folder in the run.
+    """
+
+    name: str
+    promise: str = ""
+    method_name: str
+    method: SerializeAsAny[MethodConfig]
+    data: DataConfig = DataConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
+    tokens: TokenConfig = TokenConfig()
+    weights: WeightsConfig = WeightsConfig()
+    train: TrainConfig
+    select: Literal["mIoU", "oIoU", "Pr@0.5"] | None = "oIoU"
+    stages: tuple[str, ...] = ("train",)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _typed_method(cls, values: Any) -> Any:
+        """Read back from JSON, the method's configuration gets the type its name says."""
+        if isinstance(values, dict) and isinstance(values.get("method"), dict):
+            config_type = method_types(values["method_name"])[1]
+            values = {**values, "method": config_type.model_validate(values["method"])}
+        return values
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        config_type = method_types(self.method_name)[1]
+        if not isinstance(self.method, config_type):
+            raise ConfigError(
+                f"recipe {self.name}: method {self.method_name} is configured by "
+                f"{config_type.__name__}, not {type(self.method).__name__}",
+                remedy="choose a recipe of that method instead of changing its name",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_cover_choice(self) -> Self:
+        granted = Labels.parse(self.data.labels)
+        if self.select and self.data.evaluate and not granted.allows(METRIC_LABELS[self.select]):
+            raise LabelsError(
+                f"recipe {self.name} would choose its checkpoint by {self.select} with the label "
+                f'"{METRIC_LABELS[self.select]}", but only {granted} is granted',
+                remedy="set select=null (the last weights are kept) or grant the label",
+            )
+        return self
+
+    def labels(self) -> Labels:
+        """The granted labels. Raises UnknownName for a word that is no label."""
+        return Labels.parse(self.data.labels)

@@ -1,0 +1,243 @@
+"""From a recipe to a model folder: data, method and training meet here.
+
+RUN/recipe.json        the resolved recipe      RUN/train/log.jsonl     the curve
+RUN/provenance.json    each start of the run    RUN/train/checkpoints/  to resume from
+RUN/model/             what `refseg predict --model RUN/model` loads
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import set_seed
+
+import refseg
+from refseg import models
+from refseg.data.catalog import open_data
+from refseg.data.dataset import ReferDataset
+from refseg.errors import DataError, LabelsError, RunError, UnknownName
+from refseg.nn.weights import load_state, read_state
+from refseg.ops.files import atomic_path, atomic_write_text, sha256_file
+from refseg.recipes.base import Recipe
+from refseg.recipes.batches import RecipeBatches, subset
+from refseg.recipes.provenance import digest, identity, read_recipe, record_start
+from refseg.recipes.scoring import PROTOCOL, Scorer
+from refseg.recipes.stages import Stage, run_stage
+from refseg.train.checkpoint import check_identity
+from refseg.train.loader import TrainData
+from refseg.train.loop import Evaluation, FitResult, fit
+from refseg.train.parallel import make_accelerator
+from refseg.train.progress import ProgressMode
+
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """model: the exported folder. metrics: its card's metrics. skipped: stages found finished."""
+
+    model: Path
+    metrics: Mapping[str, float]
+    skipped: tuple[str, ...]
+
+
+def run_recipe(
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    resume: bool = True,
+    progress: ProgressMode = "auto",
+    command: str | None = None,
+) -> RunResult:
+    """Run the stages of `recipe` in `run_dir`, going on where an earlier start was interrupted.
+
+    command: how a person would repeat this; it goes into the model card.
+    Raises RunError (folder in use by another recipe, broken, unwritable), DataError, LabelsError
+    (the method needs labels that are not granted), ConfigError, UnknownName.
+    """
+    # Word pieces are cut in loader workers; threads of a forked tokenizer would only warn.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    accelerator = make_accelerator(recipe.train)
+    main, barrier = accelerator.is_main_process, accelerator.wait_for_everyone
+    _claim(recipe, run_dir, resume=resume)
+    barrier()
+    if main:
+        atomic_write_text(run_dir / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
+        record_start(run_dir / "provenance.json", processes=accelerator.num_processes)
+    job = _Job(recipe, main, progress, command)
+    skipped = []
+    for name in recipe.stages:
+        stage = _stage(name, job)
+        if not run_stage(stage, run_dir, main=main, barrier=barrier):
+            skipped.append(name)
+    model = run_dir / "model"
+    if main:
+        _export(run_dir / recipe.stages[-1] / "model", model)
+    barrier()
+    card = models.read_model_file(model).card
+    return RunResult(model, card.get("metrics", {}), tuple(skipped))
+
+
+def _claim(recipe: Recipe, run_dir: Path, *, resume: bool) -> None:
+    """Refuse a folder that holds something else."""
+    path = run_dir / "recipe.json"
+    if not path.exists():
+        if run_dir.is_dir() and any(not p.name.startswith(".") for p in run_dir.iterdir()):
+            raise RunError(
+                f"{run_dir} is not empty and no run of refseg", remedy="give another --out"
+            )
+        return
+    if not resume:
+        raise RunError(f"{run_dir} holds a run", remedy="resume it, or give another --out")
+    check_identity(identity(read_recipe(path)), identity(recipe), run_dir)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every stage needs. main: whether this process writes."""
+
+    recipe: Recipe
+    main: bool
+    progress: ProgressMode
+    command: str | None
+
+
+def _stage(name: str, job: _Job) -> Stage:
+    if name not in STAGES:
+        raise UnknownName("stage", name, STAGES)
+    return STAGES[name](job)
+
+
+# -- the stage "train" -------------------------------------------------------------------------
+
+
+def train_stage(job: _Job) -> Stage:
+    """Fit the recipe's method to its data; the artifact is a model folder."""
+    recipe = job.recipe
+    data = open_split(recipe, recipe.data.train)
+    inputs = {"recipe": digest(identity(recipe)), "data": data.store.name, "items": str(len(data))}
+
+    def run(folder: Path) -> list[Path]:
+        return _train(job, data, folder)
+
+    return Stage("train", inputs, str(recipe.labels()), run)
+
+
+def _train(job: _Job, data: ReferDataset, folder: Path) -> list[Path]:
+    recipe = job.recipe
+    rows = subset(len(data), recipe.data.limit, recipe.train.seed)
+    if not rows:
+        raise DataError(
+            f"no expressions in split {recipe.data.train} of {recipe.data.name}",
+            remedy="check the data set with `refseg data check`",
+        )
+    set_seed(recipe.train.seed)  # initial weights
+    model = models.build(recipe, (data.entry(row).text for row in rows))
+    _check_labels(recipe, model.method)
+    # Sharded training takes the parameters apart; the export then needs a method left whole.
+    whole = copy.deepcopy(model.method) if recipe.train.fsdp else model.method
+    batches = RecipeBatches(
+        data, model.tokenizer, model.preprocess, recipe.data.augment, recipe.train.seed, rows
+    )
+    result = fit(
+        model.method,
+        TrainData(len(rows), batches),
+        recipe.train,
+        folder,
+        evaluation=_evaluation(recipe, model),
+        identity=identity(recipe),
+        progress=job.progress,
+    )
+    if job.main:
+        load_state(whole.cpu(), read_state(result.weights), source=str(result.weights))
+        model.method, model.card = whole, _card(job, len(rows), whole, result)
+        models.save(folder / "model", model)
+    return [folder / "model" / name for name in MODEL_FILES]
+
+
+def open_split(recipe: Recipe, split: str, *, view: str | None = None) -> ReferDataset:
+    """A split under the recipe's labels and options."""
+    data = recipe.data
+    return open_data(
+        data.name,
+        split,
+        recipe.labels(),
+        images=Path(data.images) if data.images else None,
+        split_by=data.split_by,
+        text_field=data.text_field,
+        view="sentence" if view == "sentence" else data.view,
+        mask_rule=data.mask_rule,
+        seed=recipe.train.seed,
+        exclude_images=data.exclude_images,
+    )
+
+
+def _check_labels(recipe: Recipe, method: Any) -> None:
+    if not recipe.labels().covers(method.needs):
+        raise LabelsError(
+            f"{recipe.method_name} learns from {method.needs}, but only {recipe.labels()} "
+            "is granted",
+            remedy=f"set data.labels={method.needs}, or use a method for the labels you have",
+        )
+
+
+def _evaluation(recipe: Recipe, model: models.Model) -> Evaluation | None:
+    labels = recipe.labels()
+    if recipe.data.evaluate is None or not labels.allows("mask"):
+        return None
+    data = open_split(recipe, recipe.data.evaluate, view="sentence")
+    rows = subset(len(data), recipe.data.evaluate_limit, recipe.train.seed)
+    scorer: Callable[[Any], dict[str, float]] = Scorer(
+        data, model.tokenizer, model.preprocess, rows
+    )
+    return Evaluation(scorer, recipe.select, str(labels))
+
+
+def _card(job: _Job, items: int, method: Any, result: FitResult) -> dict[str, Any]:
+    recipe = job.recipe
+    card: dict[str, Any] = {
+        "recipe": recipe.name,
+        "data": f"{recipe.data.name}, split {recipe.data.train}, {items} items",
+        "labels used": str(recipe.labels()),
+        "steps": result.steps,
+        "batch size": recipe.train.batch_size,
+        "seed": recipe.train.seed,
+        "parameters": sum(p.numel() for p in method.parameters()),
+        "refseg": refseg.__version__,
+        "licence": "Apache-2.0",
+    }
+    if job.command:
+        card["command"] = job.command
+    if result.best is not None:
+        card["weights"] = (
+            f"best {result.best.metric} on {recipe.data.evaluate} under the protocol {PROTOCOL}, "
+            f"at step {result.best.step}; the choice saw {result.best.labels}"
+        )
+        scores = result.best.metrics
+        card["metrics"] = {f"{n} ({PROTOCOL}, {recipe.data.evaluate})": scores[n] for n in scores}
+    return card
+
+
+STAGES: dict[str, Callable[[_Job], Stage]] = {"train": train_stage}
+
+
+def _export(source: Path, target: Path) -> None:
+    """The last stage's model as `target`; files are linked where the disk can, else copied."""
+    if target.is_dir() and all(
+        (target / name).is_file() and sha256_file(target / name) == sha256_file(source / name)
+        for name in MODEL_FILES
+    ):
+        return
+    with atomic_path(target) as temp:
+        temp.mkdir()
+        for path in source.iterdir():
+            try:
+                os.link(path, temp / path.name)
+            except OSError:
+                shutil.copy2(path, temp / path.name)

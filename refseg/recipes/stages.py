@@ -1,0 +1,95 @@
+"""Stages of a run: each leaves a folder, finished when its `manifest.json` is there.
+
+    RUN/recipe.json  RUN/provenance.json  RUN/<stage>/...  RUN/<stage>/manifest.json
+
+A finished stage is skipped, an interrupted one goes on from what its folder holds. A manifest
+says what went in (hashes), what came out (hashes), the code's version, and the labels used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import refseg
+from refseg.errors import RunError
+from refseg.ops.files import atomic_write_json, sha256_file
+
+
+@dataclass(frozen=True)
+class Stage:
+    """name: its folder. inputs: name -> hash. labels: what it may see.
+
+    run(folder): does the work in every process; returns the files that matter, below the folder.
+    """
+
+    name: str
+    inputs: Mapping[str, str]
+    labels: str
+    run: Callable[[Path], Sequence[Path]]
+
+
+def run_stage(stage: Stage, run_dir: Path, *, main: bool, barrier: Callable[[], None]) -> bool:
+    """Run `stage` unless it is finished; True if it ran. Every process calls this.
+
+    Raises RunError when the finished stage was made from other inputs or its files have changed.
+    """
+    folder = run_dir / stage.name
+    finished = read_manifest(folder)
+    barrier()  # everybody has looked before anybody writes
+    if finished is not None:
+        _check_inputs(stage, finished, folder)
+        _check_outputs(finished, folder)
+        return False
+    outputs = stage.run(folder)
+    if main:
+        atomic_write_json(folder / "manifest.json", _manifest(stage, folder, outputs))
+    barrier()
+    return True
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished stage, or None. Raises RunError when it is broken."""
+    path = folder / "manifest.json"
+    if not path.exists():
+        return None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not {"inputs", "outputs", "labels"} <= manifest.keys():
+            raise ValueError("inputs, outputs or labels are not in it")
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunError(f"broken {path}: {error}", remedy=f"delete {path} to redo it") from error
+    return dict(manifest)
+
+
+def _manifest(stage: Stage, folder: Path, outputs: Sequence[Path]) -> dict[str, Any]:
+    return {
+        "stage": stage.name,
+        "refseg": refseg.__version__,
+        "labels": stage.labels,
+        "inputs": dict(stage.inputs),
+        "outputs": {path.relative_to(folder).as_posix(): sha256_file(path) for path in outputs},
+    }
+
+
+def _check_inputs(stage: Stage, finished: Mapping[str, Any], folder: Path) -> None:
+    was, now = finished["inputs"], stage.inputs
+    changed = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
+    if changed:
+        raise RunError(
+            f"stage {stage.name} in {folder} was made from other inputs: {', '.join(changed)}",
+            remedy=f"delete {folder} to redo the stage, or give another --out",
+        )
+
+
+def _check_outputs(finished: Mapping[str, Any], folder: Path) -> None:
+    for name, digest in finished["outputs"].items():
+        path = folder / name
+        if not path.is_file() or sha256_file(path) != digest:
+            raise RunError(
+                f"{path} is missing or was changed after its stage had finished",
+                remedy=f"delete {folder}/manifest.json to redo the stage",
+            )

@@ -1,0 +1,304 @@
+"""What every method promises (see `refseg.method`), asked of a toy of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from refseg import models
+from refseg.method import Method, MethodConfig, check_groups
+from refseg.methods import METHODS, method_types
+from refseg.types import Labels
+from tests.methods.toy import (
+    TOYS,
+    answers,
+    assert_same,
+    rows_of,
+    tensors,
+    toy_batch,
+    toy_method,
+    toy_model,
+    toy_samples,
+    with_padding,
+    without_labels,
+)
+
+ODD_SIZES = ((37, 91), (80, 53))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(params=sorted(METHODS))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def method(name: str) -> Any:
+    return shaken(toy_method(name).eval())
+
+
+def shaken(method: Any) -> Any:
+    """Zero-initialised parts moved off zero, so that what hides behind them is tested too."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                parameter.normal_(0, 0.2, generator=generator)
+    return method
+
+
+def test_every_method_has_a_toy() -> None:
+    assert set(TOYS) == set(METHODS)
+
+
+def test_it_keeps_the_protocol(name: str, method: Any) -> None:
+    kind, config = method_types(name)
+    assert isinstance(method, Method)
+    assert isinstance(method, kind)
+    assert isinstance(method.config, config)
+    assert issubclass(config, MethodConfig)
+    assert isinstance(kind.needs, Labels)
+
+
+def test_answers_have_the_size_of_the_image(method: Any) -> None:
+    samples = toy_samples(2, ODD_SIZES)
+    for fit in ("square", "letterbox"):
+        batch = toy_batch(samples, fit=fit)
+        predictions = answers(method, batch)
+        assert len(predictions) == len(samples)
+        for prediction, sample, geometry in zip(predictions, samples, batch.geometry, strict=True):
+            assert prediction.mask.shape == sample.image.shape[:2]
+            assert prediction.mask.dtype == np.bool_
+            assert 0 <= prediction.score <= 1
+            assert prediction.geometry == geometry
+            if prediction.response is not None:
+                assert prediction.response.dtype == np.float32
+                assert 0 <= prediction.response.min() <= prediction.response.max() <= 1
+            for polygon in prediction.polygons:
+                assert polygon.ndim == 2
+                assert polygon.shape[1] == 2
+
+
+def test_one_pixel_and_strips_are_images_too(method: Any) -> None:
+    samples = toy_samples(1, [(40, 40)])[:1] * 3
+    sizes = [(1, 1), (1, 90), (90, 1)]
+    tiny = [
+        replace(s, image=np.full((*hw, 3), 7, np.uint8), mask=np.ones(hw, bool))
+        for s, hw in zip(samples, sizes, strict=True)
+    ]
+    for fit in ("square", "letterbox"):
+        masks = [p.mask for p in answers(method, toy_batch(tiny, fit=fit))]
+        assert [mask.shape for mask in masks] == sizes
+
+
+def test_the_loss_is_finite_and_its_terms_are_scalars(method: Any) -> None:
+    batch = toy_batch(toy_samples(2))
+    method.train()
+    terms = method.loss(method(batch), batch)
+    assert "total" in terms
+    assert len(terms) > 1
+    for term, value in terms.items():
+        assert value.shape == (), term
+        assert bool(torch.isfinite(value)), term
+
+
+def test_every_trainable_parameter_gets_a_gradient(method: Any) -> None:
+    batch = toy_batch(toy_samples(2))
+    method.train()
+    method.loss(method(batch), batch)["total"].backward()
+    without = [n for n, p in method.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    # Biases may be cancelled by a norm or a softmax behind them; a matrix without any gradient
+    # is one that nothing listens to.
+    deaf = [
+        n for n, p in method.named_parameters() if p.grad is not None and p.ndim > 1 and not p.grad.any()
+    ]
+    assert deaf == []
+    frozen = [n for n, p in method.named_parameters() if not p.requires_grad and p.grad is not None]
+    assert frozen == []
+
+
+def test_the_groups_cover_what_is_trained_exactly(method: Any) -> None:
+    groups = method.parameter_groups()
+    check_groups(method, groups)
+    names = [group.name for group in groups]
+    assert len(set(names)) == len(names)
+    assert all(group.parameters for group in groups)
+    tables = {id(p) for g in groups if g.decay_scale for p in g.parameters}
+    decayed = [n for n, p in method.named_parameters() if id(p) in tables and p.ndim < 2]
+    assert decayed == [], "norms, biases and scalars must not decay"
+
+
+def test_a_batch_is_its_rows_one_at_a_time(method: Any) -> None:
+    batch = toy_batch(toy_samples(3, ((64, 64), *ODD_SIZES)))
+    together = answers(method, batch)
+    for row, prediction in enumerate(together):
+        assert_same(prediction, answers(method, rows_of(batch, [row]))[0])
+
+
+def test_rows_keep_their_order(method: Any) -> None:
+    batch = toy_batch(toy_samples(2))
+    straight = answers(method, batch)
+    turned = answers(method, rows_of(batch, [3, 1, 0, 2]))
+    for row, prediction in zip([3, 1, 0, 2], turned, strict=True):
+        assert_same(straight[row], prediction)
+
+
+def test_padding_changes_nothing(method: Any) -> None:
+    batch = toy_batch(toy_samples(2))
+    more = with_padding(batch, 5)
+    assert not torch.equal(more.words[:, -5:], torch.zeros_like(more.words[:, -5:]))
+    for ours, theirs in zip(answers(method, batch), answers(method, more), strict=True):
+        assert_same(ours, theirs)
+    with torch.no_grad():
+        loss = method.loss(method(batch), batch)["total"]
+        padded = method.loss(method(more), more)["total"]
+    torch.testing.assert_close(loss, padded, atol=1e-5, rtol=1e-5)
+
+
+def test_words_and_pixels_both_matter(method: Any) -> None:
+    """Guards the tests above: a method that ignores its input would pass them."""
+    batch = toy_batch(toy_samples(2))
+    with torch.no_grad():
+        base = method.loss(method(batch), batch)["total"]
+        words = replace(batch, words=batch.words.roll(1, 0), word_mask=batch.word_mask.roll(1, 0))
+        images = replace(batch, images=batch.images.flip(-1))
+        assert not torch.isclose(base, method.loss(method(words), batch)["total"], rtol=1e-5)
+        assert not torch.isclose(base, method.loss(method(images), batch)["total"], rtol=1e-5)
+
+
+def test_a_row_is_blind_to_its_neighbours(method: Any) -> None:
+    batch = toy_batch(toy_samples(2))
+    before = answers(method, batch)
+    images = batch.images.clone()
+    images[1] = images[1].flip(-1) + 0.5
+    words = batch.words.clone()
+    words[2] = words[2].flip(0)
+    after = answers(method, replace(batch, images=images, words=words))
+    for row in (0, 3):
+        assert_same(before[row], after[row], tolerance=1e-6)
+
+
+def test_forward_does_not_read_labels(method: Any) -> None:
+    batch = toy_batch(toy_samples(2))
+    assert batch.masks is not None
+    with torch.no_grad():
+        seen = dict(tensors(method(batch)))
+        blind = dict(tensors(method(without_labels(batch))))
+    assert seen.keys() == blind.keys()
+    for key, value in seen.items():
+        assert torch.equal(value, blind[key]), key
+
+
+def test_the_loss_reads_only_the_labels_it_needs(method: Any) -> None:
+    samples = toy_samples(2)
+    granted = type(method).needs.granted
+    kept = [
+        replace(
+            s,
+            mask=s.mask if "mask" in granted else None,
+            box_xyxy=s.box_xyxy if "box" in granted else None,
+            category=s.category if "category" in granted else None,
+        )
+        for s in samples
+    ]
+    batch, all_labels = toy_batch(kept), toy_batch(samples)
+    with torch.no_grad():
+        outputs = method(batch)
+        assert torch.equal(
+            method.loss(outputs, batch)["total"], method.loss(outputs, all_labels)["total"]
+        )
+
+
+def test_encode_once_ask_many(method: Any) -> None:
+    if not hasattr(method, "encode_image"):
+        pytest.skip("the method has no part that expressions leave alone")
+    samples = toy_samples(2)
+    shared = toy_batch(samples, share_images=True)
+    assert shared.images.shape[0] == 2
+    assert len(shared) == 4
+    with torch.no_grad():
+        whole = dict(tensors(method(shared)))
+        state = method.encode_image(shared.images)
+        asked = dict(tensors(method.answer(state, shared)))
+    for key, value in whole.items():
+        assert torch.equal(value, asked[key]), key
+    singly = [answers(method, toy_batch([sample]))[0] for sample in samples]
+    for ours, theirs in zip(answers(method, shared), singly, strict=True):
+        assert_same(ours, theirs)
+
+
+def test_forward_leaves_the_method_as_it_was(method: Any) -> None:
+    batch = toy_batch(toy_samples(2))
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    first = answers(method, batch)
+    answers(method, toy_batch(toy_samples(1, ODD_SIZES), fit="letterbox"))
+    for ours, theirs in zip(first, answers(method, batch), strict=True):
+        assert_same(ours, theirs, tolerance=0.0)
+    for key, value in method.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_bf16_autocast_stays_finite_and_near(method: Any) -> None:
+    batch = toy_batch(toy_samples(2))
+    method.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = method.loss(method(batch), batch)
+    terms["total"].backward()
+    assert all(bool(torch.isfinite(value)) for value in terms.values())
+    grads = [p.grad for p in method.parameters() if p.grad is not None]
+    assert all(bool(torch.isfinite(g).all()) for g in grads)
+    full = method.loss(method(batch), batch)["total"]
+    torch.testing.assert_close(terms["total"].detach(), full.detach(), atol=0.1, rtol=0.1)
+
+
+def test_save_and_load_reproduce_bit_for_bit(name: str, tmp_path: Path) -> None:
+    model = toy_model(name, seed=3)
+    shaken(model.method.eval())
+    samples = toy_samples(2, ODD_SIZES)
+    models.save(tmp_path / "model", model)
+    again = models.load(tmp_path / "model")
+    assert again.method.config == model.method.config
+    ours, theirs = model.method.state_dict(), again.method.state_dict()
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        assert torch.equal(value, theirs[key]), key
+    for one, other in zip(model.predict(samples), again.predict(samples), strict=True):
+        np.testing.assert_array_equal(one.mask, other.mask)
+        assert one.score == other.score
+        if one.response is not None:
+            np.testing.assert_array_equal(one.response, other.response)
+
+
+def test_four_samples_are_learned_by_heart(name: str) -> None:
+    toy = TOYS[name]
+    if not toy.learns_masks:
+        pytest.skip("its loss sees no mask")
+    method = toy_method(name)
+    samples = toy_samples(2)
+    batch = toy_batch(samples)
+    groups = [{"params": g.parameters, "lr": toy.lr * g.lr_scale} for g in method.parameter_groups()]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+    method.train()
+    for _ in range(toy.steps):
+        optimiser.zero_grad()
+        method.loss(method(batch), batch)["total"].backward()
+        optimiser.step()
+    predictions = answers(method.eval(), batch)
+    for prediction, sample in zip(predictions, samples, strict=True):
+        assert sample.mask is not None
+        both = (prediction.mask & sample.mask).sum()
+        assert both / (prediction.mask | sample.mask).sum() >= 0.9, sample.text
