@@ -25,6 +25,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -128,6 +129,7 @@ def measure(variant: str, folder: Path, items: int) -> dict[str, float]:
     return {
         "seconds": seconds,
         "rss_mb": (after.rss - before.rss) / MB,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before.rss / MB,
         "private_mb": (after.uss - before.uss) / MB,
         "imports_s": imports,
         "items": n_items,
@@ -203,16 +205,15 @@ def show(found: dict[str, dict[str, float]]) -> None:
     from rich.table import Table
 
     table = Table(title=f"{found['store, warm']['items']:,.0f} expressions")
-    for heading in ("", "seconds", "against refer, gc on", "added RSS MB", "private MB"):
+    for heading in ("", "seconds", "against refer, gc on", "added RSS MB", "peak MB", "private MB"):
         table.add_column(heading, justify="left" if not heading else "right")
     base = found["refer, gc on"]
     for variant, row in found.items():
         compared = found["refer worker"] if variant in WORKER_VARIANTS else base
         ratio = compared["seconds"] / row["seconds"]
-        rss = f"{row['rss_mb']:.1f}" if "rss_mb" in row else ""
-        table.add_row(
-            variant, f"{row['seconds']:.4f}", f"{ratio:.2f}x", rss, f"{row['private_mb']:.1f}"
-        )
+        memory = [f"{row[key]:.1f}" if key in row else "" for key in ("rss_mb", "peak_mb")]
+        private = f"{row['private_mb']:.1f}"
+        table.add_row(variant, f"{row['seconds']:.4f}", f"{ratio:.2f}x", *memory, private)
     console = Console()
     console.print(table)
     console.print(f"imports of the store: {found['store, warm']['imports_s']:.2f} s")

@@ -60,7 +60,7 @@ class Shown:
 
     def picture(self) -> bytes:
         """The masks over the scene, as PNG."""
-        texts = [f"{row.expression}  ({100 * row.iou:.0f})" for row in self.rows]
+        texts = [f"{row.expression}  (IoU {100 * row.iou:.0f} %)" for row in self.rows]
         return draw.png(draw.overlay(self.image, [row.mask for row in self.rows], texts))
 
 
@@ -73,7 +73,8 @@ def show_scenes(model: Segmenter, count: int = SCENES_SHOWN) -> Iterator[Shown]:
         style = STYLES[turn % len(STYLES)]
         dataset = open_data(style, "val", LABELS)
         # Steps of seven: neighbouring styles should not show the same image.
-        rows = dataset.groups_by_image()[7 * turn]
+        groups = dataset.groups_by_image()
+        rows = groups[7 * turn % len(groups)]
         yield _shown(model, dataset, style, rows)
 
 
@@ -140,7 +141,7 @@ def demo_page(model: str, shown: Sequence[Shown], reports: Sequence[Report]) -> 
     page.text(
         "Each expression below was given to the model together with its picture, and nothing "
         "else. The referent is what the oracle of the rendered world says that the expression "
-        "means; the number in brackets is the IoU in percent."
+        "means."
     )
     page.gallery((one.picture(), f"{one.name}.png") for one in shown)
     page.heading("Expressions")

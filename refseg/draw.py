@@ -174,7 +174,9 @@ def _captions(texts: Sequence[str], width: int) -> Pixels:
 
 def _wrap(text: str, room: int) -> list[str]:
     """At most three lines of `room` characters; what is left over becomes an ellipsis."""
-    return textwrap.wrap(text, room, max_lines=3, placeholder=" …") or [""]
+    # Pillow's text layout gives up on control characters.
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    return textwrap.wrap(printable, room, max_lines=3, placeholder=" …") or [""]
 
 
 @lru_cache(maxsize=1)

@@ -175,10 +175,25 @@ def load(name: str | Path, device: str = "cpu") -> Model:
     }
     load_state(method, state, source=str(folder))
     tokenizer = load_tokenizer(folder / "tokenizer.json", described.max_words)
+    _check_words(folder, method, tokenizer)
     method.eval().to(device)
     return Model(
         folder.name, described.method, method, tokenizer, described.preprocess, described.card
     )
+
+
+def _check_words(folder: Path, method: Any, tokenizer: WordTokenizer) -> None:
+    """Refuse a tokenizer whose ids or lengths the text encoder has no rows for."""
+    text = getattr(method.config, "text", None)
+    for what, needed, limit in (
+        ("token ids", tokenizer.vocab_size, getattr(text, "vocab_size", None)),
+        ("words at most", tokenizer.max_words, getattr(text, "max_positions", None)),
+    ):
+        if limit is not None and needed > limit:
+            raise ModelError(
+                f"the tokenizer of {folder} has {needed} {what}, its text encoder {limit}",
+                remedy="tokenizer.json or config.json is another model's; get the model again",
+            )
 
 
 def save(folder: Path, model: Model, *, half: bool = False) -> None:

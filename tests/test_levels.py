@@ -27,8 +27,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods": METHODS,
     "train": TRAIN,
     "recipes": BELOW_TOP | FLAT,
-    **dict.fromkeys(FLAT, BELOW_TOP | FLAT),
+    **dict.fromkeys(FLAT, BELOW_TOP | FLAT | {"recipes"}),
     "__init__": {"predict"},
+    "__main__": {"cli"},
     "cli": CORE | {"ops", "metrics", "data", "train", "recipes"} | FLAT,
 }
 

@@ -9,7 +9,7 @@ import typer
 
 from refseg.cli import ui
 from refseg.cli.evaluate import show as show_reports
-from refseg.cli.options import Device, Json, at_least_one, make_scenes
+from refseg.cli.options import Device, Json, at_least_one, ready_data
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +39,7 @@ def demo(
         from refseg.predict import load
 
         loaded = load(model, device)
-        make_scenes()
+        ready_data("scenes")
         shown = list(show_scenes(loaded))
         if not json:
             ui.show(_table(shown))

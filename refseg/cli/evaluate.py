@@ -136,7 +136,9 @@ def _load(model: str, device: str) -> Answers | None:
         return None
     from refseg.predict import load
 
-    return load(model, device)
+    loaded = load(model, device)
+    loaded.name = model  # as typed: the folders of runs are all called "model"
+    return loaded
 
 
 def _baseline(model: str, dataset: ReferDataset) -> Answers:
@@ -158,20 +160,25 @@ def _run(
 
 
 def show(reports: list[Report]) -> None:
-    """One table: metrics down, protocols across, percent; then the intervals."""
+    """One table: metrics down, protocols (and models) across, percent; then the intervals."""
     first = reports[0]
-    title = f"{first.model} on {first.data} {first.split}: {first.n:,} expressions"
-    made = ui.table(["metric, %", *(f">{report.protocol}" for report in reports)], title)
+    title = f"{first.data} {first.split}, {first.n:,} expressions"
+    made = ui.table(["metric, %", *(f">{_short(r.model)}\n{r.protocol}" for r in reports)], title)
     names = list(dict.fromkeys(name for report in reports for name in report.metrics))
     ui.rows(
         made,
         ([name, *(ui.percent(report.metrics.get(name)) for report in reports)] for name in names),
     )
     ui.show(made)
-    for report in reports:
+    for report in (report for report in reports if report.model == first.model):
         told = ", ".join(
             f"{name} {ui.percent(low)} to {ui.percent(high)}"
             for name, (low, high) in report.intervals.items()
         )
         ui.say(f"95 % intervals, {report.protocol}: {told}")
-    ui.say(f"learned from: {first.labels}; expressions: {first.text}")
+    ui.say(f"{first.model} learned from: {first.labels}; expressions: {first.text}")
+
+
+def _short(model: str) -> str:
+    """A model's name for the head of a column: without the folders above the last two."""
+    return "/".join(Path(model.removeprefix("baseline:")).parts[-2:])

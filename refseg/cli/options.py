@@ -39,25 +39,24 @@ Images = Annotated[
 
 
 def ready_data(name: str) -> None:
-    """Make a rendered data set now, with a bar, if `name` is one that is not there yet."""
-    from refseg.data.catalog import DATA_NAMES
+    """Render a named world now, with a bar, if it is not there yet.
 
-    if name in DATA_NAMES:
-        make_scenes()
-
-
-def make_scenes() -> None:
-    """Make the rendered world, with a bar, if it is not there yet."""
-    from refseg.data.catalog import SCENES_IMAGES
+    Opening the data set would render it too, in silence; whatever is wrong with the name is left
+    for it to tell.
+    """
+    from refseg.data.catalog import DATA_NAMES, SCENES_IMAGES
     from refseg.data.scenes.build import ensure_scenes
     from refseg.data.store import cache_folder
 
-    stated = os.environ.get("REFSEG_SCENES_IMAGES", str(SCENES_IMAGES))
-    if not stated.isdigit() or int(stated) < 1:
-        return  # opening the data set says what is wrong
+    style, other, stated = name.partition("@")
+    if not other:
+        stated = os.environ.get("REFSEG_SCENES_IMAGES", str(SCENES_IMAGES))
+    if style not in DATA_NAMES or not stated.isdigit() or int(stated) < 1:
+        return
     images = int(stated)
     with ui.progress(f"rendering {images:,} scenes (once)", images) as tick:
-        ensure_scenes(cache_folder(), images=images, progress=ui.steps(tick))
+        told = ui.steps(tick)
+        ensure_scenes(cache_folder(), seed=1 if other else 0, images=images, progress=told)
 
 
 def at_least_one(name: str, value: int | None) -> None:

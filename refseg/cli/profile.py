@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,8 +51,9 @@ def profile(
         from refseg.predict import pick_device
         from refseg.profile import cost
 
-        is_recipe = _is_recipe(model)
-        make = partial(make_case, model, is_recipe, size, tokens)
+        folder = _model_folder(model)
+        is_recipe = folder is None
+        make = partial(make_case, model if is_recipe else str(folder), is_recipe, size, tokens)
         if is_recipe:
             ui.warn(RANDOM)
         measured = cost(make, runs=runs, device=pick_device(device))
@@ -62,18 +64,17 @@ def profile(
         _show(model, is_recipe, measured)
 
 
-def _is_recipe(name: str) -> bool:
-    """Whether `name` is a recipe's. Raises UnknownName for what is neither that nor a model."""
+def _model_folder(name: str) -> Path | None:
+    """A model's folder; None for a recipe. Raises UnknownName for what is neither."""
     from refseg.models import find_model
     from refseg.recipes.catalog import RECIPES
 
     if name in RECIPES:
-        return True
+        return None
     try:
-        find_model(name)
+        return find_model(name)
     except UnknownName as error:
         raise UnknownName("model or recipe", name, [*error.valid, *RECIPES]) from None
-    return False
 
 
 def make_case(name: str, is_recipe: bool, size: int | None, tokens: int | None) -> Made:

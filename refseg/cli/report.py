@@ -83,6 +83,7 @@ def _score(run: Run, protocols: list[str], limit: int, device: str) -> Scored:
     assert run.model is not None
     ready_data(run.recipe.data.name)
     model = load(run.model, device)
+    model.name = run.name
     dataset = open_split(run.recipe, run.recipe.data.evaluate or "val", view="sentence")
     options = Options(limit=limit)
     with ui.progress(f"scoring {run.name}", count_expressions(dataset, options)) as tick:

@@ -4,7 +4,8 @@
     data = open_data("~/data/refcoco", "testA", ALL_LABELS, images=Path("~/coco/train2014"))
 
 A name is a style of the rendered world, made on first use and kept in the cache; "scenes@12000"
-is the same style in a world of 12,000 other images. A folder is recognised by the files in it (`detect_format`).
+is the same style in a world of 12,000 other images. A folder is recognised by the files in it
+(`detect_format`).
 """
 
 from __future__ import annotations

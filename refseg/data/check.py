@@ -138,7 +138,8 @@ def check_counts(records: Records) -> list[CheckRow]:
     ref_of_sentence = records.column("sentences", "ref_row")
     published = [key[2] for key in PUBLISHED if key[:2] == (meta.dataset, meta.split_by)]
     rows = []
-    for name in dict.fromkeys([*published, *sorted(labels)]):
+    in_order = sorted(labels, key=lambda name: (not name.startswith("train"), name != "val", name))
+    for name in dict.fromkeys([*published, *in_order]):
         wanted = meta.split_aliases.get(name) or splits_matching(labels, name)
         chosen = np.isin(codes, [labels.index(label) for label in wanted if label in labels])
         size = SplitSize(

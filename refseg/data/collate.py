@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from refseg.data.tokens import WordTokenizer
 from refseg.data.transforms import PreprocessConfig
+from refseg.ops.masks import mask_in_net
 from refseg.types import Batch, Geometry, Sample
 
 
@@ -77,14 +77,7 @@ def normalise(images: NDArray[np.uint8], preprocess: PreprocessConfig) -> torch.
 
 def place_mask(mask: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.float32]:
     """Nearest-resized mask [H, W] px -> [h, w] float32 net, zero on padding."""
-    (sx, sy), (ox, oy) = geometry.scale_xy, geometry.offset_xy
-    height, width = geometry.original_hw
-    h, w = round(height * sy), round(width * sx)
-    placed = np.zeros(geometry.net_hw, dtype=np.float32)
-    top, left = round(oy), round(ox)
-    resized = cv2.resize(mask.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST_EXACT)
-    placed[top : top + h, left : left + w] = resized
-    return placed
+    return mask_in_net(mask, geometry).astype(np.float32)
 
 
 def _masks(

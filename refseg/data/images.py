@@ -128,10 +128,13 @@ def read_checked(path: Path, image: ImageRecord, *, sizes_exact: bool = True) ->
     height, width = pixels.shape[:2]
     stated = (image.height, image.width)
     if sizes_exact and 0 not in stated and stated != (height, width):
+        turned = stated == (width, height)
         raise DataError(
             f"{path}: image {image.image_id} is {height} x {width} px (rows x columns), but the "
             f"annotations say {image.height} x {image.width}: its masks would be misaligned",
-            remedy="use the release of the images that the annotations were made for",
+            remedy="its EXIF tag may turn it: save it without"
+            if turned
+            else "use the release of the images that the annotations were made for",
         )
     return pixels
 

@@ -49,6 +49,12 @@ class DatasetOptions:
         ):
             if value not in valid:
                 raise UnknownName(kind, value, valid)
+        if self.limit is not None and self.limit < 1:
+            raise DataError(f"limit is {self.limit}", remedy="give 1 or more, or leave it out")
+        if not 0 <= self.min_box_share < 1:
+            raise DataError(
+                f"min_box_share is {self.min_box_share}", remedy="give a share from 0 to below 1"
+            )
 
 
 def item_rows(

@@ -32,8 +32,10 @@ from refseg.data.records import TABLES, Records, RecordsMeta
 from refseg.errors import DataError, RunError
 from refseg.ops.files import atomic_write_text, sha256_file
 
+# Raise it when any reader, the builder or the tables change what they give.
 CONVERTER_VERSION = 1
 CLOCK_GRAIN_S = 2.0  # the coarsest modification time of a common file system
+LEFTOVER_AGE_S = 24 * 3600.0  # nobody converts for that long
 
 
 def cache_folder() -> Path:
@@ -74,6 +76,7 @@ def write_store(records: Records, folder: Path) -> None:
     """Write `records` to `folder` at once or not at all; a whole store already there is kept."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder.parent)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise DataError(
@@ -148,6 +151,14 @@ def _write_files(records: Records, folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
 
+def _sweep(parent: Path) -> None:
+    """Remove what writers that were killed left behind, long ago."""
+    for path in parent.glob(".*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > LEFTOVER_AGE_S:
+                shutil.rmtree(path, ignore_errors=True)
+
+
 def _move_into_place(temporary: Path, folder: Path) -> None:
     for _ in range(3):
         try:
@@ -171,7 +182,8 @@ def _move_into_place(temporary: Path, folder: Path) -> None:
 def _map_table(path: Path) -> pa.Table:
     try:
         # The mapping outlives this function: the table's buffers hold it.
-        table = pa.ipc.open_file(pa.memory_map(str(path), "r")).read_all()
+        options = pa.ipc.IpcReadOptions(use_threads=False)  # a forked worker would lose them
+        table = pa.ipc.open_file(pa.memory_map(str(path), "r"), options=options).read_all()
     except (OSError, pa.ArrowInvalid) as error:
         raise _damaged(path, error) from error
     return table

@@ -6,7 +6,7 @@ BertTokenizer ignores its vocab_file argument in some 5.x versions, so it is not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class WordTokenizer:
     def __init__(self, tokenizer: Tokenizer, max_words: int) -> None:
         self.tokenizer = tokenizer
         self.max_words = max_words
+        _need_specials(tokenizer.get_vocab())
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._end = tokenizer.token_to_id("[SEP]")
@@ -118,11 +119,7 @@ def load_tokenizer(path: Path, max_words: int) -> WordTokenizer:
 def wordpiece(vocabulary: Iterable[str], max_words: int) -> WordTokenizer:
     """BERT-uncased word pieces over a given vocabulary, ids in its order."""
     ids = {token: index for index, token in enumerate(vocabulary)}
-    missing = [special for special in SPECIALS[:4] if special not in ids]
-    if missing:
-        raise ModelError(
-            f"vocabulary lacks {', '.join(missing)}", remedy="use a BERT vocab.txt as published"
-        )
+    _need_specials(ids)
     return WordTokenizer(_bert_like(Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))), max_words)
 
 
@@ -142,6 +139,14 @@ def train_wordpiece(texts: Iterable[str], *, size: int, max_words: int) -> WordT
     # Rebuilt from the sorted vocabulary: the trainer breaks ties by hash order.
     learned = sorted(token for token in tokenizer.get_vocab() if token not in SPECIALS)
     return wordpiece([*SPECIALS, *learned], max_words)
+
+
+def _need_specials(vocabulary: Container[str]) -> None:
+    missing = [special for special in SPECIALS[:4] if special not in vocabulary]
+    if missing:
+        raise ModelError(
+            f"vocabulary lacks {', '.join(missing)}", remedy="use a BERT vocabulary as published"
+        )
 
 
 def _bert_like(tokenizer: Tokenizer) -> Tokenizer:

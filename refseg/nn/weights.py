@@ -108,14 +108,19 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -
 def load_hub_part(module: nn.Module, where: str, *, prefix: str) -> None:
     """Load a transformers model (BERT, Swin) from a local folder or a hub id into `module`.
 
-    prefix: the name the model has inside task models ("bert.", "swin."); heads are dropped.
+    prefix: the name the model has inside task models ("bert.", "swin."). Parts that `module`
+    does not have at all (poolers, heads) are dropped; more or fewer layers are not.
     Raises ModelError when it is absent: nothing ever starts from random weights in silence.
     """
     state = read_state(_weight_file(where))
     inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     state = inside or state
-    own = {canonical(key) for key in module.state_dict()}
-    fitting = {key: value for key, value in state.items() if canonical(key) in own}
+    parts = {key.split(".")[0] for key in module.state_dict()}
+    fitting = {
+        key: value
+        for key, value in state.items()
+        if key.split(".")[0] in parts and not key.endswith("mask_token")
+    }
     load_state(module, fitting, source=where)
 
 

@@ -31,9 +31,10 @@ from refseg.recipes.scoring import PROTOCOL, Scorer
 from refseg.recipes.stages import Stage, run_stage
 from refseg.train.checkpoint import check_identity
 from refseg.train.loader import TrainData
-from refseg.train.loop import Evaluation, FitResult, fit
+from refseg.train.loop import fit
 from refseg.train.parallel import make_accelerator
 from refseg.train.progress import ProgressMode
+from refseg.train.results import Evaluation, FitResult
 
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
@@ -69,7 +70,8 @@ def run_recipe(
     barrier()
     if main:
         atomic_write_text(run_dir / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
-        record_start(run_dir / "provenance.json", processes=accelerator.num_processes)
+        if not all((run_dir / name / "manifest.json").exists() for name in recipe.stages):
+            record_start(run_dir / "provenance.json", processes=accelerator.num_processes)
     job = _Job(recipe, main, progress, command)
     skipped = []
     for name in recipe.stages:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
+from refseg.errors import RefsegError
 from refseg.train.plan import Plan
 from refseg.types import Batch
 
@@ -27,7 +29,22 @@ class TrainData:
     make_batch: MakeBatch
 
 
-class _MicroBatches(Dataset[Batch]):
+@dataclass(frozen=True)
+class _Failure:
+    """A user's error on its way out of a worker. Raised there, it would arrive as the text of a
+    traceback.
+    """
+
+    kind: type[RefsegError]
+    message: str
+    remedy: str
+
+    def error(self) -> RefsegError:
+        plain = self.kind.__init__ is RefsegError.__init__  # UnknownName takes other arguments
+        return (self.kind if plain else RefsegError)(self.message, remedy=self.remedy)
+
+
+class _MicroBatches(Dataset[Any]):
     """Item k is the k-th micro-batch of this process, collated by whoever asks for it."""
 
     def __init__(self, plan: Plan, make_batch: MakeBatch) -> None:
@@ -36,15 +53,18 @@ class _MicroBatches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch | _Failure:
         indices, epoch = self.plan.micro_batch(number)
-        return self.make_batch(indices, epoch)
+        try:
+            return self.make_batch(indices, epoch)
+        except RefsegError as error:
+            return _Failure(type(error), error.message, error.remedy)
 
 
 def micro_batches(plan: Plan, data: TrainData, *, first_step: int, workers: int) -> Iterator[Batch]:
     """This process's micro-batches from `first_step` to the end of the run, in order.
 
-    One set of `workers` lives through all epochs.
+    One set of `workers` lives through all epochs. Raises what `make_batch` raises, whole.
     """
     loader = DataLoader(
         _MicroBatches(plan, data.make_batch),
@@ -54,8 +74,12 @@ def micro_batches(plan: Plan, data: TrainData, *, first_step: int, workers: int)
         collate_fn=_as_is,
         prefetch_factor=4 if workers else None,
         persistent_workers=workers > 0,
+        generator=torch.Generator(),  # or starting the loader would draw from the global one
     )
-    return iter(loader)
+    for item in loader:
+        if isinstance(item, _Failure):
+            raise item.error()
+        yield item
 
 
 def _as_is(batch: Any) -> Any:

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from refseg.errors import ConfigError, RunError
+from refseg.ops.files import clean_leftovers
 from refseg.train import checkpoint as ckpt
 from refseg.train.config import TrainConfig
 from refseg.train.ema import Ema
@@ -116,6 +117,7 @@ class _Run:
     def _resume(self) -> None:
         if self.main:
             ckpt.make_folder(self.checkpoints)
+            clean_leftovers(self.run_dir)
         self.accelerator.wait_for_everyone()
         found = ckpt.load_last(self.checkpoints)
         self.accelerator.wait_for_everyone()

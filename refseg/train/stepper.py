@@ -35,8 +35,9 @@ class Stepper:
 
     def step(self, stream: Iterator[Batch], step: int, lr: float) -> None:
         """Learn from the next micro-batches of `stream` as step number `step` (from 0)."""
-        set_seed(step_seed(self.config.seed, step, self.accelerator.process_index))
         batches = [next(stream) for _ in range(self.config.accumulate)]
+        # After reading: whatever made the batches may have drawn from torch's generator.
+        set_seed(step_seed(self.config.seed, step, self.accelerator.process_index))
         set_lr(self.optimiser, lr)
         for number, share in enumerate(self._shares(batches)):
             with gradient_sync(self.accelerator, self.module, number == len(batches) - 1):

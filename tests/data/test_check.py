@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -28,11 +27,6 @@ from refseg.types import Labels
 
 HW = (24, 32)
 Change = Callable[[dict[str, Any], list[dict[str, Any]]], None]
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 def annotation(ann_id: int, image_id: int, box: tuple[int, int, int, int]) -> dict[str, Any]:
@@ -496,18 +490,9 @@ def test_leaks_equal_a_plain_search(
 # --- the real data, where it is ---
 
 
-def real(name: str) -> Path:
-    stated = os.environ.get("REFSEG_SHARED")
-    root = Path(stated) if stated else Path(__file__).parents[2].parent / "shared"
-    folder = root / "data" / name
-    if not folder.is_dir():
-        pytest.skip(f"the real data are not here: {folder}")
-    return folder
-
-
 @pytest.mark.data
-def test_all_of_refcoco_has_the_published_counts() -> None:
-    report = check_data(real("refcoco_boxes/refcoco"))
+def test_all_of_refcoco_has_the_published_counts(shared_data: Path) -> None:
+    report = check_data(shared_data / "refcoco_boxes" / "refcoco")
     counted = [row for row in report.rows if row.name.startswith("split ")]
     assert len(counted) == 5
     assert all(row.status == "ok" and row.detail.endswith("as published") for row in counted)
@@ -522,7 +507,7 @@ def test_all_of_refcoco_has_the_published_counts() -> None:
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["refcoco", "refcoco+"])
-def test_real_photographs_and_polygons_are_sound(name: str) -> None:
-    report = check_data(real(f"refcoco_photos/{name}"), decode=True)
+def test_real_photographs_and_polygons_are_sound(shared_data: Path, name: str) -> None:
+    report = check_data(shared_data / "refcoco_photos" / name, decode=True)
     assert troubles(report) == {}
     assert report.row("broken masks").detail == "56 of 56 decoded"

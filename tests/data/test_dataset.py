@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
 from trees import (
@@ -23,11 +25,12 @@ from trees import (
     refer_content,
 )
 
+from refseg.data.builder import RecordsBuilder, Sentence
 from refseg.data.catalog import open_data
 from refseg.data.dataset import ReferDataset, draw
 from refseg.data.maskfile import read_mask_file
 from refseg.data.records import MaskFile
-from refseg.data.selection import box_shares
+from refseg.data.selection import DatasetOptions, box_shares, item_rows
 from refseg.errors import DataError, UnknownName
 from refseg.types import ALL_LABELS, Labels, Sample
 
@@ -275,11 +278,49 @@ def test_two_workers_give_what_one_process_gives(folder: Path, start: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("text_field", "tokens"), ("view", "image"), ("mask_rule", "sum")]
+    ("option", "value"),
+    [
+        ("text_field", "tokens"), ("view", "image"), ("mask_rule", "sum"), ("limit", 0),
+        ("limit", -2), ("min_box_share", 5), ("min_box_share", float("nan")),
+    ],
+)  # fmt: skip
+def test_an_option_out_of_range_is_refused(folder: Path, option: str, value: Any) -> None:
+    with pytest.raises((UnknownName, DataError), match=option):
+        open_data(folder, "val", ALL_LABELS, **{option: value})
+
+
+LABELS = st.sampled_from(["train", "val", "testA", "testB", "testAB"])
+
+
+@given(
+    refs=st.lists(st.tuples(st.integers(0, 3), LABELS, st.integers(1, 3)), min_size=1, max_size=9),
+    view=st.sampled_from(["sentence", "ref"]),
+    excluded=st.frozensets(st.integers(100, 103)),
+    limit=st.none() | st.integers(1, 9),
+    data=st.data(),
 )
-def test_an_unknown_option_is_refused(folder: Path, option: str, value: str) -> None:
-    with pytest.raises(UnknownName, match=option):
-        open_data(folder, "val", Labels(), **{option: value})
+def test_items_against_plain_loops(
+    refs: list[tuple[int, str, int]], view: Any, excluded: frozenset[int], limit: Any, data: Any
+) -> None:
+    build = RecordsBuilder("d", "unc", source="here")
+    for image in range(4):
+        build.image(100 + image, f"{image}.jpg")
+    said = 0
+    for ref_id, (image, split, count) in enumerate(refs):
+        sentences = [Sentence(said + n, f"text {said + n}") for n in range(count)]
+        said += count
+        build.ref(ref_id, 100 + image, split, [], sentences)
+    wanted = data.draw(st.sampled_from(sorted({split for _, split, _ in refs})))
+    rows, sentence_row = [], 0
+    for ref_row, (image, split, count) in enumerate(refs):
+        belongs = split == wanted or (split == "testAB" and wanted in ("testA", "testB"))
+        if belongs and 100 + image not in excluded:
+            rows += [ref_row] if view == "ref" else range(sentence_row, sentence_row + count)
+        sentence_row += count
+    options = DatasetOptions(view=view, exclude_images=excluded, limit=limit)
+    got = item_rows(build.finish(), wanted, Labels(), options)
+    # "testAB" asked for by that name is itself alone; by its letters it is in both.
+    assert got.tolist() == rows[:limit]
 
 
 def test_mask_files(tmp_path: Path) -> None:

@@ -41,11 +41,6 @@ def write(tree: Path, text: str, encoding: str = "utf-8") -> None:
     (tree / "captions.csv").write_bytes(text.encode(encoding))
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     root = tmp_path / "mine"

@@ -61,11 +61,6 @@ REFS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     folder = tmp_path / "grefcoco"

@@ -6,7 +6,8 @@ import pickle
 from pathlib import Path
 
 import pytest
-from trees import IMAGE_IDS, make_refer_tree
+from PIL import Image
+from trees import IMAGE_IDS, make_refer_tree, photo
 
 from refseg.data.catalog import open_data, open_records
 from refseg.data.images import ImageFinder, possible_names, usual_places
@@ -100,6 +101,16 @@ def test_images_in_several_folders(tmp_path: Path) -> None:
         (tmp_path / "images/part1" / name).rename(other / f"{image_id:012d}.jpg")
     data = open_data(folder, "all", Labels())
     assert {sample.image_id for sample in data} == set(IMAGE_IDS)
+
+
+def test_an_image_that_exif_turns_is_explained(tmp_path: Path) -> None:
+    folder = make_refer_tree(tmp_path)
+    path = tmp_path / "images/train2014/COCO_train2014_000000000101.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(photo(101)).save(path, exif=exif)
+    with pytest.raises(DataError, match=r"64 x 48 px(?s:.)*EXIF"):
+        open_data(folder, "train", Labels())[0]
 
 
 def test_names_to_try() -> None:

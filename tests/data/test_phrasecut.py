@@ -58,11 +58,6 @@ def image(image_id: int, split: str, coco_id: int | None = None) -> dict[str, An
     }
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     images = [

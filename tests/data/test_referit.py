@@ -53,11 +53,6 @@ def write_queries(folder: Path, queries: dict[str, Any]) -> None:
         (folder / f"referit_query_{split}.json").write_text(json.dumps(asked))
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     write_queries(tmp_path, QUERIES)

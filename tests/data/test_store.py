@@ -192,6 +192,24 @@ def test_a_write_that_breaks_off_leaves_nothing(
     assert [path.name for path in (cache / "store").iterdir()] == []
 
 
+def test_what_killed_writers_left_is_swept_away_after_a_day(tmp_path: Path, cache: Path) -> None:
+    old, young = cache / "store/.key-old", cache / "store/.key-young"
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+    two_days_ago = time.time() - 2 * 24 * 3600
+    os.utime(old, (two_days_ago, two_days_ago))
+    ensure(make_refer_tree(tmp_path))
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_the_cache_is_in_the_home_folder_unless_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REFSEG_CACHE")
+    assert store.cache_folder() == Path.home() / ".cache" / "refseg"
+    monkeypatch.setenv("REFSEG_CACHE", "~/elsewhere")
+    assert store.cache_folder() == Path.home() / "elsewhere"
+
+
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("REFSEG_CACHE", str(tmp_path / "file"))

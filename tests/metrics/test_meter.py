@@ -124,8 +124,12 @@ class TestMeter:
 
     def test_disagreeing_processes_merge_alike_in_both_orders(self):
         found = answers(1, 4)
-        other = {key: (replace(p, mask=~p.mask), t) for key, (p, t) in found.items()}
-        states = [filled(ORIGINAL, f).state() for f in (found, other)]
+        perfect = {
+            key: (replace(p, mask=t, response=t.astype(np.float32), empty=False), t)
+            for key, (p, t) in found.items()
+        }
+        states = [filled(ORIGINAL, f).state() for f in (found, perfect)]
+        assert states[0]["hits"] != states[1]["hits"]
         results = []
         for order in (states, states[::-1]):
             meter = Meter(ORIGINAL)

@@ -242,6 +242,30 @@ class TestRules:
             ]
             assert abs(alone.union - counts(*small)[1]) <= 0.05 * small[1].size
 
+    @pytest.mark.parametrize("name", ["lavt-480", "rela", "cris-035", "cgformer", "lisa", "tris"])
+    def test_a_value_at_the_threshold_is_background(self, name):
+        value = np.float32(0.35 if name == "cris-035" else 0.5)
+        everything = np.ones((4, 4), bool)
+        for step, hits in ((0, False), (1e-3, True)):
+            response = np.full((4, 4), value + np.float32(step), np.float32)
+            score = compare(
+                masks_only(everything, response=response), everything, get_protocol(name)
+            )
+            assert (score.iou > 0.99) == hits
+
+    def test_half_way_is_foreground_for_sag(self):
+        response = np.repeat(np.array([[1], [1], [0.5], [0]], np.float32), 4, axis=1)
+        prediction = masks_only(np.zeros((4, 4), bool), response=response)
+        score = compare(prediction, np.ones((4, 4), bool), get_protocol("sag"))
+        assert score.intersection == 12
+
+    @pytest.mark.parametrize("name", ["lavt-480", "rela"])
+    def test_targets_are_resized_as_pillow_does(self, name):
+        target = np.random.default_rng(0).random((427, 640)) > 0.5
+        resized = Image.fromarray(target).resize((480, 480), Image.Resampling.NEAREST)
+        score = compare(masks_only(np.ones_like(target)), target, get_protocol(name))
+        assert score.intersection == np.asarray(resized).sum()
+
     def test_pr_at_a_bound_by_protocol(self):
         # A prediction of exactly half of its target.
         target = np.ones((2, 8), bool)

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from refseg.errors import ConfigError
 from refseg.methods.vega.config import SelectionConfig
 from refseg.nn.attention import AttentionBlock
 
@@ -135,6 +136,11 @@ class VisualSelection(nn.Module):
         if self.config.cues == "local":
             return tokens[:, 1:], token_mask[:, 1:]
         if self.queries is not None:
+            if tokens.shape[1] > len(self.queries):
+                raise ConfigError(
+                    f"{tokens.shape[1]} tokens, but only {len(self.queries)} learned queries",
+                    remedy="let selection.max_tokens be at least the tokenizer's max_words",
+                )
             learned = self.queries[: tokens.shape[1]].to(tokens.dtype)
             return learned.expand(tokens.shape[0], -1, -1), token_mask
         return tokens, token_mask

@@ -1,0 +1,80 @@
+"""`refseg demo`: the main job on the small world."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from refseg.data.catalog import find_folder, open_data
+from refseg.data.scenes.model import Scene, SceneObject
+from refseg.demo import LABELS, meaning, scene_of, scored_split
+from tests.cli.conftest import Run, files_below, refused
+
+
+def thing(number: int, kind: str, colour: str, pattern: str, x: float) -> SceneObject:
+    return SceneObject(
+        number, kind, colour, "small", "matte", pattern, (x, 0.0, 4.0), 0.5, 0.0,
+        area=100, box_xyxy=(x, 40.0, x + 10, 50.0), centre_xy=(x + 5, 45.0), depth=4.0,
+    )  # fmt: skip
+
+
+def test_the_oracle_names_the_referent() -> None:
+    scene = Scene(
+        (96, 128),
+        (thing(0, "ball", "red", "plain", 10.0), thing(1, "cube", "blue", "striped", 90.0)),
+    )
+    assert meaning("red ball", scene) == "small red matte ball"
+    assert meaning("the blue cube", scene) == "small blue matte striped cube"
+
+
+def test_scored_are_whole_images() -> None:
+    data, limit = scored_split(1)
+    assert limit == len(data.groups_by_image()[0])
+    assert scored_split(10_000)[1] == len(data)
+
+
+def test_the_page_and_pictures(run: Run, sandbox: Path) -> None:
+    result = run("demo", "--out", "d", "--images", "1", "--json")
+    told = json.loads(result.stdout)
+    assert told["page"] == "d/index.html"
+    page = Path("d/index.html").read_text()
+    assert page.count("data:image/png;base64,") == len(told["pictures"])
+    assert not re.search(r"<script|<link|https?://", page)
+    assert files_below(sandbox) == sorted(["d", "d/index.html", *told["pictures"]])
+    for row in told["rows"]:
+        assert set(row) == {"expression", "referent", "iou", "ms"}
+        assert row["referent"]
+    models = [score["model"] for score in told["scores"]]
+    assert models[0] == models[1] == "vega-scenes"
+    assert sum(name.startswith("baseline:") for name in models) == 3
+
+
+def test_referents_are_those_of_the_data(run: Run) -> None:
+    """What the oracle says is what the annotation says, kind by kind."""
+    data = open_data("scenes", "val", LABELS)
+    entry = data.entry(0)
+    scene = scene_of(find_folder("scenes").parent, entry.image_id)
+    category = data.records.annotation(data.records.ann_rows(entry.ref_row)[0]).category
+    assert meaning(entry.text, scene).split()[-1] == category
+
+
+def test_tables_are_shown(run: Run) -> None:
+    result = run("demo", "--images", "1")
+    for words in (
+        "expression",
+        "referent",
+        "IoU %",
+        "mIoU",
+        "largest-object",
+        "demo/index.html",
+    ):
+        assert words in result.stdout
+
+
+@pytest.mark.parametrize("words", [("--model", "vega-scene"), ("--images", "0")])
+def test_bad_input(run: Run, sandbox: Path, words: tuple[str, str]) -> None:
+    refused(run("demo", *words), words[1], "->")
+    assert files_below(sandbox) == []

@@ -1,0 +1,281 @@
+"""Model folders: whole or not at all, safe to read, errors that name the file."""
+
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from refseg import models
+from refseg.data.transforms import PreprocessConfig
+from refseg.errors import ModelError, RefsegError, UnknownName
+from refseg.models import Model
+from tests.methods.toy import toy_model, toy_samples
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    made = toy_model("vega", seed=1)
+    made.card = {"data": "drawn shapes", "labels": "text+mask", "metrics": {"mIoU": 0.51239, "n": 4}}
+    return made
+
+
+@pytest.fixture
+def folder(model: Model, tmp_path: Path) -> Path:
+    models.save(tmp_path / "my-model", model)
+    return tmp_path / "my-model"
+
+
+def test_a_folder_holds_what_it_says(folder: Path, model: Model) -> None:
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
+    assert [path.name for path in folder.parent.iterdir()] == ["my-model"], "nothing left behind"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    again = models.load(folder)
+    assert (again.name, again.method_name) == ("my-model", "vega")
+    assert again.card == model.card
+    assert again.preprocess == model.preprocess
+    assert again.tokenizer.max_words == model.tokenizer.max_words
+    texts = ["left red disc", "the unseen wörd", "x" * 40]
+    for one, other in zip(
+        model.tokenizer.encode(texts).words, again.tokenizer.encode(texts).words, strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert not again.method.training
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "drawn shapes" in card
+    assert "| mIoU | 0.5124 |" in card
+
+
+def test_loading_asks_no_seed(folder: Path) -> None:
+    """Weights come from the file alone."""
+    torch.manual_seed(1)
+    one = models.load(folder).method.state_dict()
+    torch.manual_seed(2)
+    other = models.load(folder).method.state_dict()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_half_precision_is_half_the_size_and_nearly_the_same(
+    folder: Path, model: Model, tmp_path: Path
+) -> None:
+    models.save(tmp_path / "half", model, half=True)
+    sizes = [(f / "model.safetensors").stat().st_size for f in (tmp_path / "half", folder)]
+    assert sizes[0] < 0.6 * sizes[1]
+    loaded = models.load(tmp_path / "half")
+    parameters = list(loaded.method.parameters())
+    assert {p.dtype for p in parameters} == {torch.float32}
+    for ours, theirs in zip(
+        model.predict(toy_samples(2)), loaded.predict(toy_samples(2)), strict=True
+    ):
+        assert ours.response is not None
+        assert theirs.response is not None
+        np.testing.assert_allclose(ours.response, theirs.response, atol=0.02)
+
+
+def test_saving_again_replaces_all(folder: Path, model: Model) -> None:
+    (folder / "stray.txt").write_text("old")
+    card = {**model.card, "data": "other shapes"}
+    models.save(folder, replace(model, card=card))
+    assert not (folder / "stray.txt").exists()
+    assert models.load(folder).card["data"] == "other shapes"
+    assert [path.name for path in folder.parent.iterdir()] == ["my-model"]
+
+
+class Unsaveable:
+    """A tokenizer that cannot be written."""
+
+    max_words = 12
+
+    def save(self, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_failed_save_leaves_the_old_folder(folder: Path, model: Model) -> None:
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    with pytest.raises(OSError, match="No space left"):
+        models.save(folder, replace(model, tokenizer=Unsaveable()))  # type: ignore[arg-type]
+    with pytest.raises(OSError, match="No space left"):
+        models.save(folder.parent / "new", replace(model, tokenizer=Unsaveable()))  # type: ignore[arg-type]
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["my-model"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_half_written_folder_names_what_is_missing(name: str, folder: Path) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ModelError, match=f"incomplete: no {name}"):
+        models.load(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe\x00", b"{}", b"[]", b"null"])
+def test_broken_files_are_refused_by_name(name: str, content: bytes, folder: Path) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(ModelError, match=name) as caught:
+        models.load(folder)
+    assert caught.value.remedy
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_an_unknown_method_is_named(folder: Path) -> None:
+    edit(folder, method="vgea")
+    with pytest.raises(UnknownName, match="vgea") as caught:
+        models.load(folder)
+    assert caught.value.nearest == ["vega"]
+
+
+def test_an_unknown_key_is_refused(folder: Path) -> None:
+    edit(folder, surprise=1)
+    with pytest.raises(ModelError, match=r"config\.json.*\n*.*surprise"):
+        models.load(folder)
+
+
+def test_a_configuration_that_the_method_does_not_know_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())["method_config"]
+    edit(folder, method_config={**config, "fusion": "sideways"})
+    with pytest.raises(ModelError, match="does not fit method vega"):
+        models.load(folder)
+
+
+def test_weights_of_another_configuration_are_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())["method_config"]
+    edit(folder, method_config={**config, "guidance": "language"})
+    with pytest.raises(ModelError, match="unknown enhance"):
+        models.load(folder)
+
+
+def test_missing_weights_are_named(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    state.pop("decoder.head.bias")
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"missing decoder\.head\.bias"):
+        models.load(folder)
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused(folder: Path) -> None:
+    """Otherwise a rare word would end in an index error, long after loading."""
+    from refseg.data.tokens import SPECIALS, wordpiece
+
+    words = [*SPECIALS, *(f"word{i}" for i in range(500))]
+    wordpiece(words, 12).save(folder / "tokenizer.json")
+    with pytest.raises(ModelError, match="505 token ids"):
+        models.load(folder)
+
+
+def test_more_words_than_the_model_has_places_for_are_refused(folder: Path) -> None:
+    edit(folder, max_words=1000)
+    with pytest.raises(ModelError, match="1000 words at most, its text encoder 32"):
+        models.load(folder)
+
+
+def test_names_and_paths(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "BUNDLED", folder.parent)
+    assert models.list_bundled() == ["my-model"]
+    assert models.find_model("my-model") == folder
+    assert models.load("my-model").name == "my-model"
+    with pytest.raises(UnknownName, match="my-modle") as caught:
+        models.load("my-modle")
+    assert caught.value.nearest == ["my-model"]
+    with pytest.raises(ModelError, match="no model folder"):
+        models.load("./nowhere")
+    monkeypatch.setattr(models, "BUNDLED", folder / "nowhere")
+    assert models.list_bundled() == []
+
+
+def test_an_unreachable_hub_id_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def refuse(*args: object, **kwargs: object) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(ModelError, match='"somebody/something" is no local folder'):
+        models.load("somebody/something")
+
+
+def test_a_hub_id_loads_like_a_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(folder))
+    assert models.load("somebody/something").method_name == "vega"
+
+
+def test_descriptions(folder: Path, model: Model) -> None:
+    (row,) = models.describe_models([folder])
+    assert row["name"] == "my-model"
+    assert row["method"] == "vega"
+    assert row["card"] == model.card
+    assert row["bytes"] == sum(p.stat().st_size for p in folder.iterdir())
+
+
+def test_a_table_in_the_card_cannot_be_broken_by_its_values(model: Model, tmp_path: Path) -> None:
+    text = models.card_text(replace(model, card={"metrics": {"mIoU": 1 / 3, "note": "plain"}}))
+    assert "| mIoU | 0.3333 |" in text
+    assert "| note | plain |" in text
+
+
+def test_predictions_are_in_px_and_in_order(model: Model) -> None:
+    samples = toy_samples(3, ((40, 60), (33, 21), (64, 64)))
+    predictions = model.predict(samples)
+    assert [p.mask.shape for p in predictions] == [s.image.shape[:2] for s in samples]
+    alone = [model.predict([sample])[0] for sample in samples]
+    for together, single in zip(predictions, alone, strict=True):
+        assert together.response is not None
+        assert single.response is not None
+        np.testing.assert_allclose(together.response, single.response, atol=2e-5)
+
+
+def test_two_pictures_with_one_number_are_two_pictures(model: Model) -> None:
+    """A caller who leaves image_id at 0 must not get the first picture's mask for the second."""
+    first, _, second, _ = toy_samples(2)
+    same_id = [replace(first, image_id=0), replace(second, image_id=0)]
+    batch = model.batch(same_id, share_images=True)
+    assert batch.image_of.tolist() == [0, 1]
+    _, answer = model.predict(same_id)
+    (alone,) = model.predict([second])
+    np.testing.assert_allclose(answer.response, alone.response, atol=2e-5)
+
+
+def test_predicting_leaves_no_graph_and_turns_dropout_off(model: Model) -> None:
+    model.method.train()
+    one, other = (model.predict(toy_samples(1))[0] for _ in range(2))
+    assert not model.method.training
+    np.testing.assert_array_equal(one.response, other.response)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "...", "x" * 10_000])
+def test_bad_expressions_are_refused(model: Model, text: str) -> None:
+    with pytest.raises(RefsegError):
+        model.predict([replace(toy_samples(1)[0], text=text)])
+
+
+def test_the_method_is_built_from_a_dict_or_its_config() -> None:
+    config = toy_model("vega").method.config
+    torch.manual_seed(0)
+    one = models.build_method("vega", config)
+    torch.manual_seed(0)
+    other = models.build_method("vega", config.model_dump())
+    assert one.config == other.config
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+    )
+    with pytest.raises(UnknownName, match="nothing"):
+        models.build_method("nothing", {})
+
+
+def test_preprocessing_travels(model: Model, tmp_path: Path) -> None:
+    own = PreprocessConfig(size=48, fit="letterbox", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    models.save(tmp_path / "m", replace(model, preprocess=own))
+    assert models.load(tmp_path / "m").preprocess == own
