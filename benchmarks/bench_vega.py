@@ -40,14 +40,13 @@ from refseg.methods.vega.config import DecoderConfig, SelectionConfig
 from refseg.methods.vega.selection import Selected, VisualSelection
 from refseg.nn.text import BertTextConfig
 from refseg.nn.vision import SwinVisionConfig
-from refseg.profile import cost
+from refseg.profile import Cost, cost
 from refseg.types import Batch, Geometry
 from tests.methods.vega.literal import LiteralSelection
 
 TOKENS = 21
 EXPRESSIONS = 5
-LAVT_WIDTH = "decoder 512 x 4"
-SLIM = "decoder 512, 256, 128, 128"
+WIDE, SLIM, LITERAL = "decoder as wide as LAVT's", "slim decoder", "literal selection"
 # Part of the table -> modules of `Vega` whose costs make it up.
 PARTS = {
     "text encoder": ("text",),
@@ -173,9 +172,9 @@ def times_of_forward(quick: bool, runs: int) -> dict[str, list[float]]:
     one = noise(vega, 1, 1)
     return in_turn(
         {
-            LAVT_WIDTH: quietly(vega, one),
+            WIDE: quietly(vega, one),
             SLIM: quietly(slim, one),
-            "literal selection": quietly(with_literal(vega), one),
+            LITERAL: quietly(with_literal(vega), one),
             "bfloat16 autocast": quietly(vega, one, bf16=True),
         },
         runs,
@@ -274,15 +273,13 @@ def row(times: list[float], reference: list[float], memory: float | None = None)
     return told if memory is None else {**told, "added_mib": memory}
 
 
-def added(make: Callable[[], tuple[nn.Module, Batch]]) -> float:
+def added(measured: Cost) -> float:
     """MiB that one forward pass adds to the loaded model."""
-    memory = cost(make, runs=1).memory_mib
-    return memory["peak"] - memory["loaded"]
+    return measured.memory_mib["peak"] - measured.memory_mib["loaded"]
 
 
-def parts_of(quick: bool, slim: bool) -> dict[str, dict[str, float]]:
+def parts_of(measured: Cost) -> dict[str, dict[str, float]]:
     """Parameters (M) and multiply-adds (G) by part; attention included, elementwise work not."""
-    measured = cost(partial(made_whole, quick, slim, False), runs=1)
     by_name = {part.name: part for part in measured.parts}
     table = {
         part: {
@@ -297,18 +294,18 @@ def parts_of(quick: bool, slim: bool) -> dict[str, dict[str, float]]:
 
 def report(quick: bool, runs: int) -> dict[str, Any]:
     forward = times_of_forward(quick, runs)
-    memory = {
-        LAVT_WIDTH: added(partial(made_whole, quick, False, False)),
-        SLIM: added(partial(made_whole, quick, True, False)),
-        "literal selection": added(partial(made_whole, quick, False, True)),
+    costs = {
+        WIDE: cost(partial(made_whole, quick, False, False), runs=1),
+        SLIM: cost(partial(made_whole, quick, True, False), runs=1),
+        LITERAL: cost(partial(made_whole, quick, False, True), runs=1),
     }
     told: dict[str, Any] = {
         "size": config(quick).vision.image_size,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "parts": {LAVT_WIDTH: parts_of(quick, False), SLIM: parts_of(quick, True)},
+        "parts": {name: parts_of(costs[name]) for name in (WIDE, SLIM)},
         "one expression": {
-            name: row(times, forward[LAVT_WIDTH], memory.get(name))
+            name: row(times, forward[WIDE], added(costs[name]) if name in costs else None)
             for name, times in forward.items()
         },
     }
@@ -324,16 +321,16 @@ def report(quick: bool, runs: int) -> dict[str, Any]:
                 alone["literal, with backward" if "backward" in name else "literal"],
                 None
                 if "backward" in name
-                else added(partial(made_selection, quick, name == "literal", pixels)),
+                else added(cost(partial(made_selection, quick, name == "literal", pixels), runs=1)),
             )
             for name, times in alone.items()
         }
     steps = {
-        name: apart(train_step, quick, name == "literal selection", max(1, runs // 3))
-        for name in ("literal selection", "ours")
+        name: apart(train_step, quick, name == LITERAL, max(3, runs // 2))
+        for name in (LITERAL, "ours")
     }
     told["training step of two images"] = {
-        name: {**row(s["ms"], steps["literal selection"]["ms"]), "peak_mib": s["peak_mib"]}
+        name: {**row(s["ms"], steps[LITERAL]["ms"]), "peak_mib": s["peak_mib"]}
         for name, s in steps.items()
     }
     return told

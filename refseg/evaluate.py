@@ -211,8 +211,21 @@ def _asked(sample: Sample, options: Options) -> Sample:
 
 
 def _update(meter: Meter, prediction: Prediction, truth: Sample) -> float:
-    mask = None if truth.empty else truth.mask
+    mask = target_mask(truth)
     return meter.update(truth.key, prediction, mask, truth.box_xyxy, max(truth.parts, 1)).iou
+
+
+def target_mask(sample: Sample) -> NDArray[np.bool_] | None:
+    """What the sample is scored against: its mask, or None where the expression means nothing.
+
+    Raises DataError for an expression that means something nobody has drawn.
+    """
+    if sample.mask is None and not sample.empty:
+        raise DataError(
+            f"expression {sample.key} of image {sample.image_id} has a target without a mask",
+            remedy="score on data whose targets all have masks; see `refseg data check`",
+        )
+    return None if sample.empty else sample.mask
 
 
 class _Agreement:

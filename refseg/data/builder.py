@@ -193,11 +193,15 @@ class RecordsBuilder:
         images = images.append_column("ann_start", pa.array(_starts(counts), pa.int32()))
         images = images.append_column("ann_count", pa.array(counts, pa.int32()))
         refs = self._refs.table().append_column("ann_rows", self._ref_targets.array(new_row))
+        boxes, segmentations = self._boxes.table(), self._segmentations.table()
+        if not np.array_equal(order, np.arange(len(order))):  # taking copies; most are grouped
+            annotations, boxes = annotations.take(order), boxes.take(order)
+            segmentations = segmentations.take(order)
         tables = {
             "images": images,
-            "annotations": annotations.take(order),
-            "boxes": self._boxes.table().take(order),
-            "segmentations": self._segmentations.table().take(order),
+            "annotations": annotations,
+            "boxes": boxes,
+            "segmentations": segmentations,
             "refs": refs,
             "sentences": self._sentences.table(),
             "categories": _category_table(self._categories),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from refseg.data.images import ImageFinder, read_checked
 from refseg.data.maskfile import read_mask_file
-from refseg.data.records import ImageRecord, MaskFile, Records
+from refseg.data.records import ImageRecord, MaskFile, Records, Segmentation
 from refseg.data.selection import DatasetOptions, item_rows
 from refseg.data.store import read_store
 from refseg.errors import DataError
@@ -145,7 +145,8 @@ class ReferDataset:
         return list(groups.values())
 
     def _sample(self, entry: Entry, image: NDArray[np.uint8]) -> Sample:
-        mask, parts = None, 0
+        mask: NDArray[np.bool_] | None = None
+        parts = 0
         if self.labels.allows("mask", entry.ref_id):
             mask, parts = self._mask(entry, (image.shape[0], image.shape[1]))
         return Sample(
@@ -184,12 +185,19 @@ class ReferDataset:
         ]
         return ", ".join(dict.fromkeys(names)) or None
 
-    def _mask(self, entry: Entry, hw: tuple[int, int]) -> tuple[NDArray[np.bool_], int]:
-        """The union of the targets' masks and the number of their parts."""
+    def _mask(self, entry: Entry, hw: tuple[int, int]) -> tuple[NDArray[np.bool_] | None, int]:
+        """The union of the targets' masks and the number of their parts.
+
+        None when a target has no mask: data may be partly annotated, and a mask that leaves out
+        a target would be wrong.
+        """
         union, total = np.zeros(hw, np.bool_), 0
         for ann_row in self.records.ann_rows(entry.ref_row):
+            segmentation = self.records.segmentation(ann_row)
+            if segmentation is None:
+                return None, 0
             try:
-                mask, parts = self._decode(ann_row, hw)
+                mask, parts = self._decode(segmentation, hw)
             except DataError as error:
                 where = f"{self.name}: ref {entry.ref_id}, image {entry.image_id}"
                 raise DataError(f"{where}: {error.message}", remedy=error.remedy) from error
@@ -201,13 +209,9 @@ class ReferDataset:
             )
         return union, total
 
-    def _decode(self, ann_row: int, hw: tuple[int, int]) -> tuple[NDArray[np.bool_], int]:
-        segmentation = self.records.segmentation(ann_row)
-        if segmentation is None:
-            raise DataError(
-                "masks are granted but this object has none",
-                remedy="grant other labels, or see `refseg data check`",
-            )
+    def _decode(
+        self, segmentation: Segmentation, hw: tuple[int, int]
+    ) -> tuple[NDArray[np.bool_], int]:
         if isinstance(segmentation, MaskFile):
             return read_mask_file(self.folder, segmentation, hw), 1
         return mask_ops.decode_segmentation(

@@ -8,6 +8,7 @@ tries both, and the file name as stated, in the given folder or in the usual pla
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ PLACES = (
 LEVELS_UP = 2  # images/, ../images/, ../../images/
 LEVELS_DOWN = 3
 PATHS_SHOWN = 6
+COCO_NAME = re.compile(r"(COCO_[a-z]+\d*_)?\d{12}(_\d+)?\.jpg")
 
 
 @dataclass
@@ -61,7 +63,8 @@ class ImageFinder:
         for root, form in self._found_in:
             if form < len(names) and (path := root / names[form]).is_file():
                 return path
-        return self._search(self.roots, names) or self._search(self._subfolders(), names)
+        roots = [root for root in self.roots if root.is_dir()]
+        return self._search(roots, names) or self._search(self._subfolders(), names)
 
     def _search(self, roots: Sequence[Path], names: Sequence[str]) -> Path | None:
         for root in roots:
@@ -109,11 +112,12 @@ def usual_places(folder: Path, image_dirs: Sequence[str] = ()) -> list[Path]:
 
 def possible_names(image: ImageRecord) -> list[str]:
     """The names an image's file may have, the stated one first."""
-    number = image.image_id
     names = [image.file_name] if image.file_name else []
     if (base := Path(image.file_name).name) not in names and base:
         names.append(base)
-    if number >= 0:
+    # Only where the name itself is COCO's: another data set's image 9 is not COCO's photograph 9.
+    number = image.image_id
+    if number >= 0 and (not base or COCO_NAME.fullmatch(base)):
         names += [f"COCO_train2014_{number:012d}.jpg", f"{number:012d}.jpg", f"{number}.jpg"]
     return list(dict.fromkeys(names))
 

@@ -38,7 +38,7 @@ class WordTokenizer:
         _need_specials(tokenizer.get_vocab())
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self._end = tokenizer.token_to_id("[SEP]")
+        self._end = _token_id(tokenizer, "[SEP]")
 
     @property
     def vocab_size(self) -> int:
@@ -69,7 +69,8 @@ class WordTokenizer:
     def pieces(self, text: str) -> list[str]:
         """The word pieces of one text, specials included, cut as `encode` cuts."""
         encoded = self.encode([text])
-        return [self.tokenizer.id_to_token(int(i)) for i in encoded.words[0][encoded.mask[0]]]
+        ids = encoded.words[0][encoded.mask[0]]
+        return [self.tokenizer.id_to_token(int(i)) or "[UNK]" for i in ids]
 
     def save(self, path: Path) -> None:
         """Write `tokenizer.json`."""
@@ -152,6 +153,15 @@ def _need_specials(vocabulary: Container[str]) -> None:
 def _bert_like(tokenizer: Tokenizer) -> Tokenizer:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
+    cls, sep = _token_id(tokenizer, "[CLS]"), _token_id(tokenizer, "[SEP]")
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", sep), ("[CLS]", cls))
     return tokenizer
+
+
+def _token_id(tokenizer: Tokenizer, token: str) -> int:
+    number = tokenizer.token_to_id(token)
+    if number is None:
+        raise ModelError(
+            f"the tokenizer has no {token}", remedy="use word pieces with [CLS], [SEP]"
+        )
+    return int(number)

@@ -30,7 +30,7 @@ class PreprocessConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    size: int = Field(480, ge=8)
+    size: int = Field(default=480, ge=8)
     fit: Literal["square", "letterbox"] = "square"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -50,10 +50,10 @@ class AugmentConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    flip: float = Field(0.0, ge=0, le=1)
-    crop: float = Field(0.0, ge=0, le=1)
-    crop_share: float = Field(0.2, gt=0, lt=0.5)
-    jitter: float = Field(0.0, ge=0, lt=1)
+    flip: float = Field(default=0.0, ge=0, le=1)
+    crop: float = Field(default=0.0, ge=0, le=1)
+    crop_share: float = Field(default=0.2, gt=0, lt=0.5)
+    jitter: float = Field(default=0.0, ge=0, lt=1)
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample | None:
         """A changed sample, or None when the crop cut the referent."""

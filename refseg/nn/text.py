@@ -19,13 +19,13 @@ class BertTextConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    vocab_size: int = Field(30522, gt=0)
-    width: int = Field(768, gt=0)
-    layers: int = Field(12, gt=0)
-    heads: int = Field(12, gt=0)
-    mlp_width: int = Field(3072, gt=0)
-    max_positions: int = Field(512, gt=1)
-    drop: float = Field(0.1, ge=0, lt=1)
+    vocab_size: int = Field(default=30522, gt=0)
+    width: int = Field(default=768, gt=0)
+    layers: int = Field(default=12, gt=0)
+    heads: int = Field(default=12, gt=0)
+    mlp_width: int = Field(default=3072, gt=0)
+    max_positions: int = Field(default=512, gt=1)
+    drop: float = Field(default=0.1, ge=0, lt=1)
     frozen: Literal["none", "embeddings", "all"] = "embeddings"
 
 

@@ -31,13 +31,13 @@ class SwinVisionConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image_size: int = Field(480, ge=8)
-    patch: int = Field(4, ge=1)
-    width: int = Field(128, ge=1)
+    image_size: int = Field(default=480, ge=8)
+    patch: int = Field(default=4, ge=1)
+    width: int = Field(default=128, ge=1)
     depths: tuple[int, int, int, int] = (2, 2, 18, 2)
     heads: tuple[int, int, int, int] = (4, 8, 16, 32)
-    window: int = Field(12, ge=1)
-    drop_path: float = Field(0.3, ge=0, lt=1)
+    window: int = Field(default=12, ge=1)
+    drop_path: float = Field(default=0.3, ge=0, lt=1)
     absolute_positions: bool = False
 
     @property
@@ -98,7 +98,7 @@ class SwinPyramid(nn.Module):
         side = self.config.image_size // self.config.patch
         if hw == (side, side):
             return table
-        grid = table.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        grid = table.view(1, side, side, -1).permute(0, 3, 1, 2)
         grid = F.interpolate(grid, hw, mode="bicubic", align_corners=False)
         return grid.flatten(2).transpose(1, 2)
 

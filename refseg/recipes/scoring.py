@@ -12,6 +12,7 @@ from refseg.data.collate import collate
 from refseg.data.dataset import ReferDataset
 from refseg.data.tokens import WordTokenizer
 from refseg.data.transforms import PreprocessConfig
+from refseg.evaluate import target_mask
 from refseg.method import Method
 from refseg.metrics.meter import Meter
 from refseg.metrics.protocols import get_protocol
@@ -64,7 +65,7 @@ class Scorer:
         if not count:
             return
         for sample, prediction in zip(samples, predictions, strict=True):
-            target = None if sample.empty else sample.mask
+            target = target_mask(sample)
             meter.update(sample.key, prediction, target, sample.box_xyxy, sample.parts)
 
 

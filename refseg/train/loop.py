@@ -33,7 +33,7 @@ from refseg.train.meter import Meter
 from refseg.train.optim import build_optimiser
 from refseg.train.parallel import from_main, make_accelerator, total, whole_parameters, wrap
 from refseg.train.plan import Plan
-from refseg.train.progress import Progress, ProgressMode, make_progress
+from refseg.train.progress import Progress, ProgressMode, Throughput, make_progress
 from refseg.train.results import Evaluation, FitResult
 from refseg.train.schedule import lr_factor
 from refseg.train.stepper import Stepper
@@ -155,7 +155,7 @@ class _Run:
         stream = micro_batches(
             self.plan, self.data, first_step=self.step, workers=self.config.workers
         )
-        clock = _Throughput(self.config.batch_size)
+        clock = Throughput(self.config.batch_size)
         loss: float | None = None
         self.method.train()
         while self.step < self.plan.total_steps:
@@ -187,7 +187,7 @@ class _Run:
 
     # -- telling ---------------------------------------------------------------------------
 
-    def _log(self, clock: _Throughput) -> float:
+    def _log(self, clock: Throughput) -> float:
         sums = self._sums()
         loss = {name: value / self.meter.steps for name, value in sums.items()}
         done = self.step - 1
@@ -298,27 +298,6 @@ class _Run:
         if self.best is not None:
             weights = self.best.path
         return FitResult(self.step, self.metrics, self.best, weights, self._seconds())
-
-
-class _Throughput:
-    """Samples a second since the last reset; data loading included."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size, self.rate = batch_size, 0.0
-        self.reset()
-
-    def reset(self) -> None:
-        self.since, self.steps = time.monotonic(), 0
-
-    def tick(self) -> None:
-        self.steps += 1
-        passed = time.monotonic() - self.since
-        self.rate = self.steps * self.batch_size / max(passed, 1e-9)
-
-    def read(self) -> float:
-        rate = self.rate
-        self.reset()
-        return rate
 
 
 def _identity(given: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:

@@ -104,6 +104,30 @@ class _Bar:
         self.bar.stop()
 
 
+class Throughput:
+    """Samples a second since the last reset; data loading included."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size, self.rate = batch_size, 0.0
+        self.reset()
+
+    def reset(self) -> None:
+        """Start counting anew (after an evaluation, which is no training time)."""
+        self.since, self.steps = time.monotonic(), 0
+
+    def tick(self) -> None:
+        """One step is done."""
+        self.steps += 1
+        passed = time.monotonic() - self.since
+        self.rate = self.steps * self.batch_size / max(passed, 1e-9)
+
+    def read(self) -> float:
+        """The rate up to now; then start anew."""
+        rate = self.rate
+        self.reset()
+        return rate
+
+
 def duration(seconds: float) -> str:
     """Seconds as 45s, 12m03s or 3h05m."""
     whole = max(0, round(seconds))

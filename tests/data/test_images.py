@@ -114,13 +114,13 @@ def test_an_image_that_exif_turns_is_explained(tmp_path: Path) -> None:
 
 
 def test_names_to_try() -> None:
-    assert possible_names(ImageRecord(7, "train2014/a.jpg", 0, 0)) == [
-        "train2014/a.jpg",
-        "a.jpg",
-        "COCO_train2014_000000000007.jpg",
-        "000000000007.jpg",
-        "7.jpg",
-    ]
+    coco = ["COCO_train2014_000000000007.jpg", "000000000007.jpg", "7.jpg"]
+    stated = "train2014/COCO_train2014_000000000007_3.jpg"
+    assert possible_names(ImageRecord(7, stated, 0, 0)) == [stated, stated.split("/")[1], *coco]
+    assert possible_names(ImageRecord(7, "", 0, 0)) == coco
+    # Visual Genome's image 7 is not COCO's photograph 7.
+    assert possible_names(ImageRecord(7, "train2014/a.jpg", 0, 0)) == ["train2014/a.jpg", "a.jpg"]
+    assert possible_names(ImageRecord(7, "7.jpg", 0, 0)) == ["7.jpg"]
     assert possible_names(ImageRecord(-1, "", 0, 0)) == []
 
 

@@ -98,11 +98,11 @@ def test_the_budget_counts_cls_and_sep(budget: int) -> None:
 @given(text=st.text(max_size=80), budget=st.integers(2, 12))
 def test_any_text_is_encoded_or_refused(text: str, budget: int) -> None:
     shared = trained(budget)
-    try:
-        found = shared.encode([text])
-    except ExpressionError as error:
-        assert not any(c.isalnum() for c in clean_or_empty(text)), str(error)
+    if not any(c.isalnum() and c.isprintable() for c in text):
+        with pytest.raises(ExpressionError):
+            shared.encode([text])
         return
+    found = shared.encode([text])
     length = int(found.mask.sum())
     assert 2 <= length <= budget
     assert found.words[0, 0] == CLS
@@ -143,7 +143,12 @@ def test_no_texts_is_an_empty_table(tokens: WordTokenizer) -> None:
 
 def test_capitals_accents_and_spaces_do_not_matter(tokens: WordTokenizer) -> None:
     plain = tokens.encode(["left red ball"]).words
-    for text in ["LEFT Red bAll", "  left \t red\nball ", "léft red bàll", "left\u200bred\u00a0ball"]:
+    for text in [
+        "LEFT Red bAll",
+        "  left \t red\nball ",
+        "léft red bàll",
+        "left\u200bred\u00a0ball",
+    ]:
         np.testing.assert_array_equal(tokens.encode([text]).words, plain)
 
 

@@ -124,7 +124,9 @@ def test_every_trainable_parameter_gets_a_gradient(method: Any) -> None:
     # Biases may be cancelled by a norm or a softmax behind them; a matrix without any gradient
     # is one that nothing listens to.
     deaf = [
-        n for n, p in method.named_parameters() if p.grad is not None and p.ndim > 1 and not p.grad.any()
+        n
+        for n, p in method.named_parameters()
+        if p.grad is not None and p.ndim > 1 and not p.grad.any()
     ]
     assert deaf == []
     frozen = [n for n, p in method.named_parameters() if not p.requires_grad and p.grad is not None]
@@ -290,7 +292,9 @@ def test_four_samples_are_learned_by_heart(name: str) -> None:
     method = toy_method(name)
     samples = toy_samples(2)
     batch = toy_batch(samples)
-    groups = [{"params": g.parameters, "lr": toy.lr * g.lr_scale} for g in method.parameter_groups()]
+    groups = [
+        {"params": g.parameters, "lr": toy.lr * g.lr_scale} for g in method.parameter_groups()
+    ]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
     method.train()
     for _ in range(toy.steps):

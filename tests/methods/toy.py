@@ -139,7 +139,9 @@ def toy_samples(
     return samples
 
 
-def toy_batch(samples: Sequence[Sample], *, share_images: bool = False, fit: str = "square") -> Batch:
+def toy_batch(
+    samples: Sequence[Sample], *, share_images: bool = False, fit: str = "square"
+) -> Batch:
     return collate(samples, toy_tokenizer(), preprocess(fit), share_images=share_images)
 
 

@@ -23,7 +23,11 @@ from tests.methods.toy import toy_model, toy_samples
 @pytest.fixture(scope="module")
 def model() -> Model:
     made = toy_model("vega", seed=1)
-    made.card = {"data": "drawn shapes", "labels": "text+mask", "metrics": {"mIoU": 0.51239, "n": 4}}
+    made.card = {
+        "data": "drawn shapes",
+        "labels": "text+mask",
+        "metrics": {"mIoU": 0.51239, "n": 4},
+    }
     return made
 
 
@@ -268,9 +272,7 @@ def test_the_method_is_built_from_a_dict_or_its_config() -> None:
     torch.manual_seed(0)
     other = models.build_method("vega", config.model_dump())
     assert one.config == other.config
-    assert all(
-        torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     with pytest.raises(UnknownName, match="nothing"):
         models.build_method("nothing", {})
 

@@ -104,7 +104,9 @@ def test_block_is_residual_and_normalises_first() -> None:
         seen = query + block.attention(block.norm(query), block.norm_keys(keys))
         assert block.mlp is not None
         torch.testing.assert_close(block(query, keys), seen + block.mlp(seen))
-        torch.testing.assert_close(block(query, keys), block(query, keys * 40 + 3), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            block(query, keys), block(query, keys * 40 + 3), atol=1e-4, rtol=0
+        )
 
 
 def test_block_without_keys_looks_at_itself() -> None:

@@ -43,7 +43,9 @@ def test_binary_cross_entropy_by_hand() -> None:
     expected = []
     for row_l, row_t in zip(logits.flatten(1).tolist(), target.flatten(1).tolist(), strict=True):
         p = [1 / (1 + math.exp(-x)) for x in row_l]
-        terms = [-z * math.log(q) - (1 - z) * math.log(1 - q) for q, z in zip(p, row_t, strict=True)]
+        terms = [
+            -z * math.log(q) - (1 - z) * math.log(1 - q) for q, z in zip(p, row_t, strict=True)
+        ]
         expected.append(sum(terms) / 2)
     torch.testing.assert_close(binary_cross_entropy(logits, target), torch.tensor(expected))
 
@@ -60,7 +62,9 @@ def test_two_classes_against_torchs_weighted_mean() -> None:
     logits, target = torch.randn(3, 2, 5, 4), (torch.rand(3, 5, 4) > 0.4).float()
     weights = torch.tensor([0.9, 1.1])
     expected = [
-        torch.nn.functional.cross_entropy(logits[i : i + 1], target[i : i + 1].long(), weight=weights)
+        torch.nn.functional.cross_entropy(
+            logits[i : i + 1], target[i : i + 1].long(), weight=weights
+        )
         for i in range(3)
     ]
     torch.testing.assert_close(

@@ -116,7 +116,7 @@ def broken(change: Callable[[dict[str, Tensor]], None]) -> str:
 
 def test_missing_and_unknown_keys_are_named() -> None:
     key = "swin.embeddings.norm.weight"
-    said = broken(lambda state: (state.pop(key), state.update(stranger=torch.zeros(1))) and None)
+    said = broken(lambda state: state.update(stranger=state.pop(key)))
     assert "the donor" in said
     assert key in said
     assert "stranger" in said
@@ -328,7 +328,7 @@ def test_absent_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError("no network")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(ModelError, match="google-bert/bert-base-uncased.*hub"):
+    with pytest.raises(ModelError, match=r"google-bert/bert-base-uncased.*hub"):
         load_hub_part(target.bert, "google-bert/bert-base-uncased", prefix="bert.")
     assert same(target, before)
 

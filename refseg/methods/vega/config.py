@@ -31,15 +31,15 @@ class SelectionConfig(MethodConfig):
     """
 
     stage: Literal[1, 2, 3, 4] = 4
-    ratio: float = Field(0.3, gt=0, le=1)
+    ratio: float = Field(default=0.3, gt=0, le=1)
     method: Literal["topk", "sigmoid"] = "topk"
     weighting: Literal["masked", "unmasked", "raw", "none"] = "masked"
     divide_by_k: bool = True
     attention: Literal["selected", "all", "none"] = "selected"
     cues: Literal["both", "global", "local", "none"] = "both"
     element: Literal["expression", "topk", "all"] = "expression"
-    heads: int = Field(8, ge=1)
-    max_tokens: int = Field(21, ge=2)
+    heads: int = Field(default=8, ge=1)
+    max_tokens: int = Field(default=21, ge=2)
 
 
 class DecoderConfig(MethodConfig):
@@ -53,12 +53,12 @@ class DecoderConfig(MethodConfig):
     """
 
     widths: tuple[int, int, int, int] = (512, 512, 512, 512)
-    heads: int = Field(8, ge=1)
+    heads: int = Field(default=8, ge=1)
     norm: Literal["batch", "group"] = "batch"
-    mlp_ratio: float = Field(0.0, ge=0)
+    mlp_ratio: float = Field(default=0.0, ge=0)
     align_corners: bool = False
     head: Literal["binary", "two-class"] = "binary"
-    subpixel: int = Field(1, ge=1, le=8)
+    subpixel: int = Field(default=1, ge=1, le=8)
     attend_finest: bool = True
 
 
@@ -71,14 +71,14 @@ class LossConfig(MethodConfig):
     tau_init, tau_min, tau_max: the learnable temperature is kept in that range.
     """
 
-    segmentation: float = Field(1.0, ge=0)
-    contrastive: float = Field(1.0, ge=0)
-    dice: float = Field(0.0, ge=0)
+    segmentation: float = Field(default=1.0, ge=0)
+    contrastive: float = Field(default=1.0, ge=0)
+    dice: float = Field(default=0.0, ge=0)
     class_weights: tuple[float, float] = (0.9, 1.1)
     contrastive_target: Literal["upsample", "downsample"] = "upsample"
-    tau_init: float = Field(1.0, gt=0)
-    tau_min: float = Field(0.01, gt=0)
-    tau_max: float = Field(1.0, gt=0)
+    tau_init: float = Field(default=1.0, gt=0)
+    tau_min: float = Field(default=0.01, gt=0)
+    tau_max: float = Field(default=1.0, gt=0)
 
 
 class VegaConfig(MethodConfig):
@@ -98,9 +98,9 @@ class VegaConfig(MethodConfig):
         "enhanced+visual"
     )
     fusion: Literal["early", "late", "none"] = "early"
-    fusion_heads: int = Field(1, ge=1)
+    fusion_heads: int = Field(default=1, ge=1)
     gate_zero_init: bool = True
     selection: SelectionConfig = SelectionConfig()
     decoder: DecoderConfig = DecoderConfig()
     loss: LossConfig = LossConfig()
-    new_lr_scale: float = Field(1.0, gt=0)
+    new_lr_scale: float = Field(default=1.0, gt=0)

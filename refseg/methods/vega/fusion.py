@@ -46,7 +46,8 @@ class PixelWordFusion(nn.Module):
         return fused
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        batch, length, channels = x.shape
+        return x.view(batch, length, self.heads, channels // self.heads).transpose(1, 2)
 
 
 class LanguageGate(nn.Module):

@@ -75,7 +75,7 @@ class VegaLoss(nn.Module):
 
     def contrastive(self, scores: Tensor, hw: tuple[int, int], masks: Tensor) -> Tensor:
         """Eq. 5 per item: mean over pixels of BCE(sigmoid(s / tau), z). scores [B, N] -> [B]."""
-        grid = (scores.float() / self.tau).unflatten(1, hw)
+        grid = (scores.float() / self.tau).view(-1, *hw)
         if self.config.contrastive_target == "downsample":
             small = F.interpolate(masks[:, None].float(), hw, mode="area")[:, 0]
             return binary_cross_entropy(grid, small)

@@ -57,12 +57,14 @@ class LiteralSelection(nn.Module):
         super().__init__()
         self.weights = weights
 
-    def forward(self, tokens: Tensor, token_mask: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, token_mask: Tensor, features: Tensor
+    ) -> tuple[Tensor, Tensor]:
         w = self.weights
         assert w.attend is not None
         assert w.relate is not None
         pixels = w.pixels(features)
-        batch, length, width = tokens.shape
+        batch, length = token_mask.shape
         count = pixels.shape[1]
         k = max(1, int(round(count * w.config.ratio, 6)))
         x = w.project_pixels(pixels)
@@ -174,7 +176,9 @@ def _decode(decoder: Any, maps: list[Tensor], guidance: Tensor) -> Tensor:
     for step in (1, 2, 3):
         finer = maps[3 - step]
         x = F.interpolate(x, finer.shape[-2:], mode="bilinear", align_corners=False)
-        x = _listen(decoder.listen[step], decoder.refine[step - 1](torch.cat([x, finer], 1)), guidance)
+        x = _listen(
+            decoder.listen[step], decoder.refine[step - 1](torch.cat([x, finer], 1)), guidance
+        )
     logits: Tensor = decoder.head(x)
     return logits
 

@@ -101,8 +101,7 @@ def changed(config: VegaConfig, changes: Mapping[str, Any]) -> VegaConfig:
 
 def built(changes: Mapping[str, Any]) -> Any:
     torch.manual_seed(0)
-    method = build_method("vega", changed(vega_config(), changes))
-    return method
+    return build_method("vega", changed(vega_config(), changes))
 
 
 def same_weights(method: Any) -> Any:
@@ -149,9 +148,7 @@ def test_a_switch_trains_every_parameter(path: str, value: Any, batch: Batch) ->
 @pytest.mark.parametrize(("path", "value"), CASES, ids=[f"{p}={v}" for p, v in CASES])
 def test_a_switch_changes_something(path: str, value: Any, batch: Batch) -> None:
     together = WITH.get(path, {})
-    assert base_effects(tuple(together.items())) != effects(
-        built({**together, path: value}), batch
-    )
+    assert base_effects(tuple(together.items())) != effects(built({**together, path: value}), batch)
 
 
 @cache
@@ -175,7 +172,9 @@ def effects(method: Any, batch: Batch) -> tuple[str, ...]:
 
 
 def text_of(values: Any) -> str:
-    return " ".join(f"{tuple(v.shape)}:{float(v.detach().double().abs().sum()):.6g}" for v in values)
+    return " ".join(
+        f"{tuple(v.shape)}:{float(v.detach().double().abs().sum()):.6g}" for v in values
+    )
 
 
 def test_the_measure_of_effects_is_steady(batch: Batch) -> None:

@@ -98,13 +98,18 @@ def test_masked_guidance_is_not_heard() -> None:
 def test_every_level_listens_and_the_finest_only_if_asked() -> None:
     assert len(decoder().listen) == 4
     assert len(decoder(attend_finest=False).listen) == 3
-    for made in (decoder(), decoder(attend_finest=False)):
-        heard = []
-        for block in made.listen:
-            block.register_forward_hook(lambda _, args, out: heard.append(args[0].shape[1]))
-        with torch.no_grad():
-            made(features(), *guidance())
-        assert heard == [4, 16, 64, 256][: len(made.listen)]
+    assert lengths_heard(decoder()) == [4, 16, 64, 256]
+    assert lengths_heard(decoder(attend_finest=False)) == [4, 16, 64]
+
+
+def lengths_heard(made: GuidedDecoder) -> list[int]:
+    """How many pixels asked at each level, in order."""
+    heard: list[int] = []
+    for block in made.listen:
+        block.register_forward_hook(lambda _, args, out: heard.append(args[0].shape[1]))
+    with torch.no_grad():
+        made(features(), *guidance())
+    return heard
 
 
 def test_guidance_changes_the_logits_at_each_level() -> None:

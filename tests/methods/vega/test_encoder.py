@@ -65,8 +65,13 @@ def entering(made: VegaEncoder, images: Tensor) -> tuple[list[Tensor], list[Tens
     """What each fusion module was given, what it said, and what the decoder gets."""
     given: list[Tensor] = []
     said: list[Tensor] = []
+
+    def listen(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        given.append(inputs[0])
+        said.append(output)
+
     for part in made.fusion.values():
-        part.register_forward_hook(lambda _, args, out: (given.append(args[0]), said.append(out)) and None)
+        part.register_forward_hook(listen)
     with torch.no_grad():
         text, mask = words(len(images))
         levels, _ = made(made.encode_image(images), torch.arange(len(images)), text, mask)

@@ -46,7 +46,7 @@ def inputs(seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize(
     ("ratio", "k"),
-    list(zip([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], [22, 45, 67, 90, 112, 135, 157, 180])),
+    [(0.1, 22), (0.2, 45), (0.3, 67), (0.4, 90), (0.5, 112), (0.6, 135), (0.7, 157), (0.8, 180)],
 )
 def test_k_at_the_papers_size(ratio: float, k: int) -> None:
     assert count_selected(225, ratio) == k
@@ -116,18 +116,16 @@ def test_weights_against_a_loop(weighting: str) -> None:
     weights = pixel_weights(scores, chosen, weighting)
     for t in range(2):
         row, kept = scores[0, t], chosen[0, t]
-        below = {
-            "masked": sum(s.exp() for s, k in zip(row, kept, strict=True) if k),
-            "unmasked": row.exp().sum(),
-        }
+        over_selected = float(sum(s.exp() for s, k in zip(row, kept, strict=True) if k))
+        over_all = float(row.exp().sum())
         for n in range(9):
             value = {
-                "masked": lambda s: s.exp() / below["masked"],
-                "unmasked": lambda s: s.exp() / below["unmasked"],
-                "raw": lambda s: s,
-                "none": lambda s: 1.0,
-            }[weighting](row[n])
-            expected = float(value) if kept[n] else 0.0
+                "masked": float(row[n].exp()) / over_selected,
+                "unmasked": float(row[n].exp()) / over_all,
+                "raw": float(row[n]),
+                "none": 1.0,
+            }[weighting]
+            expected = value if kept[n] else 0.0
             assert float(weights[0, t, n]) == pytest.approx(expected, abs=1e-12)
 
 
@@ -237,12 +235,10 @@ def test_the_size_of_e_does_not_change_what_it_asks(scale: float) -> None:
     """Fact 13: pre-normalised, so 1/K cannot flatten the cross-attention (up to the norm's eps)."""
     selection = module()
     assert selection.attend is not None
-    tokens, mask, features = inputs()
+    tokens, _, features = inputs()
     with torch.no_grad():
         pixels = selection.pixels(features)
-        scores = cosine_scores(
-            selection.project_tokens(tokens), selection.project_pixels(pixels)
-        )
+        scores = cosine_scores(selection.project_tokens(tokens), selection.project_pixels(pixels))
         chosen = top_share(scores, 0.3)
         e = selection._extract(scores.double(), chosen, pixels) * count_selected(N, 0.3)
         ask, norm = selection.attend.attention, selection.attend.norm
@@ -264,9 +260,7 @@ def test_dividing_by_k_still_asks_a_question(n: int) -> None:
     features, tokens = torch.randn(1, n, 64), torch.randn(1, 5, 96)
     with torch.no_grad():
         pixels = selection.pixels(features)
-        scores = cosine_scores(
-            selection.project_tokens(tokens), selection.project_pixels(pixels)
-        )
+        scores = cosine_scores(selection.project_tokens(tokens), selection.project_pixels(pixels))
         chosen = top_share(scores, 0.3)
         asked = selection.attend.norm(selection._extract(scores, chosen, pixels))
     rms = float(asked.square().mean().sqrt())
