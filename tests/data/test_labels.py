@@ -15,6 +15,7 @@ from refseg.data.catalog import converted_store, open_data
 from refseg.data.info import describe_records
 from refseg.data.records import TABLES
 from refseg.errors import DataError, LabelsError
+from refseg.evaluate import target_mask
 from refseg.ops import masks as mask_ops
 from refseg.types import LABEL_KINDS, Labels
 
@@ -121,13 +122,16 @@ def test_masks_are_not_promised_where_there_are_none(tmp_path: Path) -> None:
     )
 
 
-def test_one_object_without_a_mask_is_named_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_an_object_without_a_mask_is_unknown_not_empty(tmp_path: Path) -> None:
     def edit(refs: Any, instances: Any) -> None:
         instances["annotations"][2]["segmentation"] = []
 
     data = open_data(make_refer_tree(tmp_path, edit=edit), "val", Labels.parse("mask"))
-    with pytest.raises(DataError, match=r"refcoco: ref 1, image 101: .*has none"):
-        data[0]
+    sample = data[0]
+    assert sample.mask is None
+    assert sample.empty is False
+    with pytest.raises(DataError, match="image 101 has a target without a mask"):
+        target_mask(sample)
 
 
 def test_the_description_of_a_data_set_looks_at_granted_tables_only(tmp_path: Path) -> None:
