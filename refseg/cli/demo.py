@@ -34,6 +34,7 @@ def demo(
     """
     at_least_one("--images", images)
     with ui.results_only(json):
+        ui.note(f"loading {model}")
         from refseg.demo import demo_page, score, scored_split, show_scenes
         from refseg.ops.files import atomic_write_bytes, atomic_write_text
         from refseg.predict import load

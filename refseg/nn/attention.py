@@ -53,7 +53,9 @@ class AttentionBlock(nn.Module):
 
     Without `keys` the normalised queries are their own keys (self-attention).
     norm_keys: normalise the keys too (for keys that come straight from a linear map).
-    norm_eps: of the queries' norm; far below the variance of the smallest query to be told apart.
+    norm_eps: of the queries' norm, far below the variance of the smallest query to be told
+    apart; None leaves the queries as they are.
+    residual: False gives the attention's answer alone, without x.
     """
 
     def __init__(
@@ -64,10 +66,12 @@ class AttentionBlock(nn.Module):
         key_width: int | None = None,
         mlp_ratio: float = 0.0,
         norm_keys: bool = False,
-        norm_eps: float = 1e-5,
+        norm_eps: float | None = 1e-5,
+        residual: bool = True,
     ) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.residual = residual
+        self.norm = nn.Identity() if norm_eps is None else nn.LayerNorm(width, eps=norm_eps)
         self.norm_keys = nn.LayerNorm(key_width or width) if norm_keys else nn.Identity()
         self.attention = Attention(width, heads, key_width)
         hidden = int(width * mlp_ratio)
@@ -83,9 +87,8 @@ class AttentionBlock(nn.Module):
         self, query: Tensor, keys: Tensor | None = None, allowed: Tensor | None = None
     ) -> Tensor:
         normed = self.norm(query)
-        query = query + self.attention(
-            normed, normed if keys is None else self.norm_keys(keys), allowed
-        )
+        heard = self.attention(normed, normed if keys is None else self.norm_keys(keys), allowed)
+        query = query + heard if self.residual else heard
         return query if self.mlp is None else query + self.mlp(query)
 
 

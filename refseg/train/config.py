@@ -32,7 +32,16 @@ class TrainConfig(BaseModel):
 
     #: Changing these does not change what is learnt, so a resumed run may.
     VOLATILE: ClassVar[frozenset[str]] = frozenset(
-        {"save_every", "keep_last", "log_every", "workers", "tensorboard", "cpu", "find_unused"}
+        {
+            "save_every",
+            "keep_last",
+            "log_every",
+            "workers",
+            "tensorboard",
+            "cpu",
+            "find_unused",
+            "fsdp",
+        }
     )
 
     steps: int | None = Field(default=None, ge=1)

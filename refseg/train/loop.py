@@ -5,7 +5,8 @@ What is promised, and tested:
   All randomness is a function of (seed, step): the order of samples, what `make_batch` draws,
   and torch's generator, which is seeded anew for every step (dropout, drop-path).
 - N processes with one global batch learn the same curve as one process: each takes its slice of
-  each batch, and a slice's loss counts by its share of the batch.
+  each batch, and a slice's loss counts by its share of the batch. (Dropout draws differently in
+  each process, and batch norm sees the slice: there the curves agree on average only.)
 """
 
 from __future__ import annotations
@@ -31,7 +32,14 @@ from refseg.train.lock import run_lock
 from refseg.train.log import JsonLog, TensorBoard, read_log
 from refseg.train.meter import Meter
 from refseg.train.optim import build_optimiser
-from refseg.train.parallel import from_main, make_accelerator, total, whole_parameters, wrap
+from refseg.train.parallel import (
+    deterministic,
+    from_main,
+    make_accelerator,
+    total,
+    whole_parameters,
+    wrap,
+)
 from refseg.train.plan import Plan
 from refseg.train.progress import Progress, ProgressMode, Throughput, make_progress
 from refseg.train.results import Evaluation, FitResult
@@ -66,7 +74,7 @@ def fit(
     accelerator = make_accelerator(config)
     main = accelerator.is_main_process
     ckpt.make_folder(run_dir)
-    with run_lock(run_dir) if main else nullcontext():
+    with run_lock(run_dir) if main else nullcontext(), deterministic(config.deterministic):
         run = _Run(accelerator, method, data, config, run_dir, evaluation, identity or {})
         display = make_progress(progress if main else "none", run.plan.total_steps, run.step)
         try:
@@ -95,8 +103,6 @@ class _Run:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.main = self.accelerator.is_main_process
         self.plan = Plan.make(self.config, self.data.size, rank, world)
-        if self.config.deterministic:
-            torch.use_deterministic_algorithms(True, warn_only=True)
         self.module = wrap(self.accelerator, self.method, self.config)
         self.optimiser = build_optimiser(self.method, self.config)
         self.names = parameter_names(self.method)

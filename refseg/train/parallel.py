@@ -2,6 +2,10 @@
 
 Start several with `python -m torch.distributed.run --nproc-per-node N -m refseg ...`
 (accelerate's own launcher silently runs one process on a CPU).
+
+FSDP is torch's `fully_shard` inside accelerate's process group, because accelerate's own FSDP
+refuses CPU processes and could not be tested. Files always hold whole tensors, so a run may go
+on with another number of processes, sharded or not.
 """
 
 from __future__ import annotations
@@ -134,6 +138,21 @@ def whole_parameters(module: nn.Module) -> Iterator[None]:
     finally:
         for part in sharded:
             part.reshard()
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Within the body torch prefers kernels that give the same bits each time (with a warning
+    where there is none). CPU kernels of this package's methods do so anyway.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    if wanted:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)
 
 
 def total(accelerator: Accelerator, value: Tensor) -> Tensor:

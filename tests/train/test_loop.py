@@ -24,6 +24,7 @@ from refseg.train.loader import TrainData
 from refseg.train.log import read_log
 from refseg.train.loop import fit
 from refseg.train.optim import build_optimiser
+from refseg.train.parallel import clip_gradients
 from refseg.train.results import Evaluation, FitResult
 from refseg.types import Batch
 
@@ -279,13 +280,18 @@ def test_bf16_trains_and_differs(tmp_path: Path) -> None:
     assert rough == pytest.approx(exact, rel=0.05)
 
 
-def test_clipping_is_logged_and_bounds_the_step(tmp_path: Path) -> None:
-    free, bound = Toy(), Toy()
-    run(tmp_path / "free", free, clip_norm=1e9)
-    run(tmp_path / "bound", bound, clip_norm=1e-3)
-    norms = [n["loss"]["grad_norm"] for n in read_log(tmp_path / "free" / "log.jsonl")[:2]]
-    assert all(norm > 1e-3 for norm in norms)
-    assert not same(free, bound)
+def test_clipping_is_torchs(tmp_path: Path) -> None:
+    method, twin = Toy(), Toy()
+    batch = make_batch(list(range(8)), 0)
+    for one in (method, twin):
+        one.loss(one(batch), batch)["total"].backward()
+    expected = torch.nn.utils.clip_grad_norm_(twin.parameters(), 1e-2)
+    torch.testing.assert_close(clip_gradients(method, 1e-2), expected)
+    for a, b in zip(method.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    run(tmp_path, clip_norm=1e9)
+    first = read_log(tmp_path / "log.jsonl")[0]["loss"]
+    assert first["grad_norm"] > 1e-2
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
@@ -358,6 +364,19 @@ def test_a_single_process_cannot_shard(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="only one") as caught:
         run(tmp_path, fsdp=True)
     assert "torchrun" in caught.value.remedy
+
+
+def test_deterministic_is_asked_for_within_the_run_only(tmp_path: Path) -> None:
+    seen = []
+
+    def score(method: nn.Module) -> dict[str, float]:
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return {}
+
+    settings = config(deterministic=True, steps=3)
+    fit(Toy(), toy_data(), settings, tmp_path, evaluation=Evaluation(score), progress="none")
+    assert seen == [True]
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_tensorboard(tmp_path: Path) -> None:

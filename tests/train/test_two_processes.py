@@ -93,6 +93,15 @@ def test_a_sharded_run_resumes_bit_for_bit(two: Path, name: str) -> None:
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
+def test_a_sharded_run_goes_on_in_one_process(two: Path, one: Path) -> None:
+    folder = two / "switched"
+    fit(Toy(), toy_data(), config(ema=0.9), folder, progress="none")
+    assert curve(folder) == pytest.approx(curve(one / "ema"), rel=2e-4)
+    ours, theirs = weights(folder, "ema"), weights(one / "ema", "ema")
+    for key in theirs.keys() - {"calls"}:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(("together", "alone"), [("ddp", "plain"), ("fsdp", "ema")])
 def test_evaluation_agrees(two: Path, one: Path, together: str, alone: str) -> None:
     ours, theirs = (read_best(p / "best.safetensors") for p in (two / together, one / alone))

@@ -36,6 +36,7 @@ def main(folder: Path) -> None:
     stop_after(6, lambda: fit(Toy(), data, sharded, folder / "fsdp-resumed", progress="none"))
     fit(Toy(), data, sharded, folder / "fsdp-resumed", evaluation=score, progress="none")
 
+    stop_after(8, lambda: fit(Toy(), data, sharded, folder / "switched", progress="none"))
     try:
         fit(Toy(), data, config(batch_size=9), folder / "odd", progress="none")
     except ConfigError as error:

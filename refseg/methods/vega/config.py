@@ -23,6 +23,10 @@ class SelectionConfig(MethodConfig):
     weighting: what multiplies the pixels: "masked" softmax over the selected (Eq. 4),
         "unmasked" softmax over all then masked, "raw" scores, or "none" (Tables 4c, 4d).
     divide_by_k: the paper divides by K after a softmax that already sums to one.
+    pre_norm: a norm on E before it asks (ours: divided by K, E is far smaller than a pixel and
+        would hear every pixel alike). With it the size of E changes nothing, so `divide_by_k` and
+        "masked" against "unmasked" make no difference: their gap in Table 4d must be noise, or
+        the authors' code has no such norm.
     attention: pixels the cross-attention sees: "selected", "all", or "none" (Table 4e).
     cues: whose tokens ask: "both", "global" (CLS), "local" (words), or "none", which asks
         with learned queries that know nothing of the text (Table 3b; paper silent on "none").
@@ -35,6 +39,7 @@ class SelectionConfig(MethodConfig):
     method: Literal["topk", "sigmoid"] = "topk"
     weighting: Literal["masked", "unmasked", "raw", "none"] = "masked"
     divide_by_k: bool = True
+    pre_norm: bool = True
     attention: Literal["selected", "all", "none"] = "selected"
     cues: Literal["both", "global", "local", "none"] = "both"
     element: Literal["expression", "topk", "all"] = "expression"

@@ -89,10 +89,12 @@ class VisualSelection(nn.Module):
         self.project_pixels = nn.Linear(width, width)
         self.project_tokens = nn.Linear(width, width)
         expression = config.element == "expression"
-        # After the division by K the variance of E is near 1e-6 (N = 225), below a norm's usual
-        # eps, which would shrink the question to a third (to a sixteenth at N = 900).
+        # No residual: E asks and what the pixels answer is the expression, so its size, which the
+        # division by K makes tiny, does not matter. The variance of E is then near 1e-6 (N = 225),
+        # below a norm's usual eps, which would shrink the question to a third.
+        eps = 1e-12 if config.pre_norm else None
         self.attend = (
-            AttentionBlock(width, config.heads, norm_eps=1e-12)
+            AttentionBlock(width, config.heads, norm_eps=eps, residual=False)
             if expression and config.attention != "none"
             else None
         )

@@ -44,7 +44,8 @@ def attention(module: Attention, query: Tensor, keys: Tensor, added: Tensor | No
 
 def block(module: AttentionBlock, query: Tensor, keys: Tensor, added: Tensor | None) -> Tensor:
     """Pre-norm residual attention; keys must already be normalised where they are."""
-    return query + attention(module.attention, module.norm(query), keys, added)
+    heard = attention(module.attention, module.norm(query), keys, added)
+    return query + heard if module.residual else heard
 
 
 class LiteralSelection(nn.Module):

@@ -45,6 +45,7 @@ FLIPS: dict[str, tuple[Any, ...]] = {
     "selection.method": ("sigmoid",),
     "selection.weighting": ("unmasked", "raw", "none"),
     "selection.divide_by_k": (False,),
+    "selection.pre_norm": (False,),
     "selection.attention": ("all", "none"),
     "selection.cues": ("global", "local", "none"),
     "selection.element": ("topk", "all"),
@@ -72,6 +73,9 @@ FLIPS: dict[str, tuple[Any, ...]] = {
 WITH: dict[str, dict[str, Any]] = {
     "vision.image_size": {"vision.absolute_positions": True},
     "selection.max_tokens": {"selection.cues": "none"},
+    # Behind the norm the size of E changes nothing (see `test_behind_the_norm_...`).
+    "selection.divide_by_k": {"selection.pre_norm": False},
+    "selection.weighting": {"selection.pre_norm": False},
     "loss.class_weights": {"decoder.head": "two-class"},
     "loss.tau_min": {"loss.tau_init": 0.5},
     "loss.contrastive_target": {"selection.stage": 2},
@@ -194,7 +198,8 @@ ANSWERS = [
 def test_an_ablation_changes_the_answer(path: str, value: Any, batch: Batch) -> None:
     """Not just the number of weights: with the shared weights equal, the mask differs."""
     probability = []
-    for changes in ({}, {path: value}):
+    together = WITH.get(path, {})
+    for changes in (together, {**together, path: value}):
         method = same_weights(built(changes)).eval()
         with torch.no_grad():
             probability.append(method(batch).probability)
@@ -203,6 +208,18 @@ def test_an_ablation_changes_the_answer(path: str, value: Any, batch: Batch) -> 
         assert (one - other).abs().max() > 1e-6
     else:
         assert path == "decoder.subpixel"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"selection.divide_by_k": False}, {"selection.weighting": "unmasked"}]
+)
+def test_behind_the_norm_the_size_of_e_changes_nothing(
+    changes: dict[str, Any], batch: Batch
+) -> None:
+    """What `SelectionConfig.pre_norm` says of two of the paper's ablations."""
+    with torch.no_grad():
+        one, other = (same_weights(built(c)).eval()(batch).probability for c in ({}, changes))
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
