@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,9 @@ pytestmark = pytest.mark.data
 
 
 @pytest.fixture
-def photos() -> Path:
+def photos(shared_data: Path) -> Path:
     """The folder `refcoco_photos`: 21 photographs in the layout of REFER."""
-    stated = os.environ.get("REFSEG_SHARED")
-    beside = Path(__file__).resolve().parents[2].parent / "shared"
-    for root in (Path(stated) if stated else beside, Path(stated or beside) / "data"):
-        if (root / "refcoco_photos").is_dir():
-            return root / "refcoco_photos"
-    pytest.skip("no real data beside the project (../shared/data) or at $REFSEG_SHARED")
+    return shared_data / "refcoco_photos"
 
 
 @pytest.mark.parametrize(("name", "count"), [("refcoco", 168), ("refcoco+", 154)])

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refseg.errors import RunError
@@ -42,6 +42,7 @@ def test_writes_and_replaces(tmp_path: Path) -> None:
     assert names(target.parent) == ["a.json"]
 
 
+@settings(deadline=None, max_examples=50)
 @given(data=st.binary(max_size=3000))
 def test_bytes_and_hash_round_trip(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     target = tmp_path_factory.mktemp("bytes") / "x"

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -321,11 +320,8 @@ class TestResponse:
 
 
 @pytest.mark.data
-def test_real_polygons_equal_pycocotools():
-    folder = Path(os.environ.get("REFSEG_SHARED") or Path(__file__).parents[3] / "shared" / "data")
-    instances = folder / "refcoco_photos" / "refcoco" / "instances.json"
-    if not instances.is_file():
-        pytest.skip("the real photographs are not beside the project")
+def test_real_polygons_equal_pycocotools(shared_data: Path):
+    instances = shared_data / "refcoco_photos" / "refcoco" / "instances.json"
     content = json.loads(instances.read_text())
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     assert content["annotations"]

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refseg.errors import ConfigError, LabelsError, RefsegError, UnknownName
@@ -101,6 +101,7 @@ def test_settings_that_contradict_each_other(settings: list[str], word: str) -> 
         apply_overrides(BASE, settings)
 
 
+@settings(deadline=None, max_examples=50)
 @given(text=st.text(max_size=30))
 def test_any_text_gives_a_recipe_or_a_clear_error(text: str) -> None:
     for setting in (text, f"train.lr={text}", f"{text}=1", f"train.step_at={text}"):

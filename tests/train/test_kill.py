@@ -15,6 +15,8 @@ from killable import CONFIG, attempt
 from refseg.train.checkpoint import checkpoints
 from refseg.train.log import read_log
 
+pytestmark = pytest.mark.slow
+
 # (place, times it is passed unharmed); each attempt starts from what the one before left.
 KILLS = [
     ("step", 0), ("save", 0), ("log", 2), ("step", 13), ("save", 4), ("rename", 3), ("removal", 0),
@@ -40,7 +42,7 @@ def alone(processes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(processes: Any, folder: Path, kill: tuple[str, int] | None, workers: int = 0) -> int:
     child = processes.Process(target=attempt, args=(str(folder), kill, workers))
     child.start()
-    child.join(60)
+    child.join(120)
     return int(child.exitcode)
 
 
@@ -79,6 +81,6 @@ def test_killed_at_random_times_with_workers(processes: Any, alone: Path, tmp_pa
         child.start()
         time.sleep(rng.uniform(0.1, 0.8))
         child.kill()
-        child.join(60)
+        child.join(120)
     assert start(processes, tmp_path, None, workers=1) == 0
     compare(tmp_path, alone)

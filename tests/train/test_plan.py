@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from refseg.errors import ConfigError
@@ -10,8 +10,8 @@ from refseg.train.plan import Plan
 
 
 def plan(size: int, batch: int, rank: int = 0, world: int = 1, accumulate: int = 1) -> Plan:
-    settings = TrainConfig(epochs=3, batch_size=batch, accumulate=accumulate, seed=5)
-    return Plan.make(settings, size, rank, world)
+    told = TrainConfig(epochs=3, batch_size=batch, accumulate=accumulate, seed=5)
+    return Plan.make(told, size, rank, world)
 
 
 def global_batches(plans: list[Plan]) -> list[tuple[list[int], int]]:
@@ -30,6 +30,7 @@ def global_batches(plans: list[Plan]) -> list[tuple[list[int], int]]:
     return found
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     size=st.integers(1, 60),
     width=st.integers(1, 4),

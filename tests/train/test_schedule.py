@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -38,6 +38,7 @@ def test_warmup_rises_to_the_schedule() -> None:
     assert lr_factor(config(warmup=4), 50, 100) == pytest.approx(0.5359, abs=5e-5)
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     schedule=st.sampled_from(["constant", "poly", "step", "cosine"]),
     total=st.integers(1, 500),
