@@ -84,14 +84,14 @@ def evaluate(
         options = Options(limit, batch_size, None, change, perturb or "as written")
         reports = _run(loaded or _baseline(model, opened), opened, names, options)
     told = [report.to_json() for report in reports]
-    if out is not None:
-        from refseg.ops.files import atomic_write_json
-
-        atomic_write_json(out, ui.finite(told[0] if len(told) == 1 else told))
     if json:
         ui.emit_json(told[0] if len(told) == 1 else told)
     else:
         show(reports)
+    if out is not None:  # last: a full disk must not cost the numbers
+        from refseg.ops.files import atomic_write_json
+
+        atomic_write_json(out, ui.finite(told[0] if len(told) == 1 else told))
 
 
 def _checked(protocols: list[str]) -> list[str]:

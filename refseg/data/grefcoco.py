@@ -22,18 +22,13 @@ from typing import Any
 
 from refseg.data.builder import RecordsBuilder, Sentence
 from refseg.data.records import Records
-from refseg.data.refer import NO_TARGET_ID, add_instances, load_json
-from refseg.data.unpickle import load_pickle
-from refseg.errors import DataError, UnknownName
-
-
-def grefs_files(folder: Path) -> dict[str, Path]:
-    """The refs files in `folder` by their split_by; a json, the newer form, before a pickle."""
-    found: dict[str, Path] = {}
-    for suffix in (".p", ".json"):
-        for path in sorted(folder.glob(f"grefs(*){suffix}")):
-            found[path.name.removeprefix("grefs(").removesuffix(f"){suffix}")] = path
-    return found
+from refseg.data.refer import (
+    NO_TARGET_ID,
+    add_instances,
+    choose_split_by,
+    load_json,
+    load_refs,
+)
 
 
 def sources(folder: Path, split_by: str | None = None) -> list[Path]:
@@ -48,12 +43,7 @@ def read(folder: Path, *, split_by: str | None = None, strict: bool = True) -> R
     """
     split_by, path = _choose(folder, split_by)
     instances = load_json(folder / "instances.json", ("images", "annotations", "categories"))
-    refs = load_pickle(path) if path.suffix == ".p" else load_json(path)
-    if not isinstance(refs, list):
-        raise DataError(
-            f"{path}: a list of refs was expected, not {type(refs).__name__}",
-            remedy="check that this is gRefCOCO's file",
-        )
+    refs = load_refs(path)
     build = RecordsBuilder(
         "grefcoco", split_by, source=str(folder / "instances.json"), strict=strict
     )
@@ -89,19 +79,5 @@ def _add_ref(build: RecordsBuilder, ref: Mapping[str, Any], crowds: Collection[A
 
 
 def _choose(folder: Path, split_by: str | None) -> tuple[str, Path]:
-    files = grefs_files(folder)
-    if not files:
-        raise DataError(
-            f"{folder}: no grefs(...).json or grefs(...).p here",
-            remedy="name the folder that holds grefs(unc).json beside instances.json",
-        )
-    if split_by is None:
-        if len(files) > 1:
-            raise DataError(
-                f"{folder}: several ways to split are here: {', '.join(sorted(files))}",
-                remedy="choose one with split_by (--split-by)",
-            )
-        split_by = next(iter(files))
-    if split_by not in files:
-        raise UnknownName(f"split_by for {folder}", split_by, files)
-    return split_by, files[split_by]
+    """The json, the newer form, before the pickle."""
+    return choose_split_by(folder, split_by, "grefs", ".json")

@@ -45,26 +45,29 @@ REF_KEYS = {
 SENTENCE_KEYS = {"sent_id", "raw", "sent", "tokens", "ambiguous"}
 
 
-def refs_files(folder: Path) -> dict[str, Path]:
-    """The refs files in `folder`, by their split_by; a pickle is preferred to a json."""
+def refs_files(folder: Path, stem: str = "refs", prefer: str = ".p") -> dict[str, Path]:
+    """The files `stem(<split_by>).p` and `.json` in `folder`, by their split_by."""
     found: dict[str, Path] = {}
-    for suffix in (".json", ".p"):
-        for path in sorted(folder.glob(f"refs(*){suffix}")):
-            found[path.name.removeprefix("refs(").removesuffix(f"){suffix}")] = path
+    for suffix in sorted((".json", ".p"), key=lambda suffix: suffix == prefer):
+        for path in sorted(folder.glob(f"{stem}(*){suffix}")):
+            found[path.name.removeprefix(f"{stem}(").removesuffix(f"){suffix}")] = path
     return found
 
 
-def choose_split_by(folder: Path, split_by: str | None) -> tuple[str, Path]:
-    """The refs file asked for, or the only one there is.
+def choose_split_by(
+    folder: Path, split_by: str | None, stem: str = "refs", prefer: str = ".p"
+) -> tuple[str, Path]:
+    """The refs file asked for, or the only one there is; see `refs_files`.
 
     Raises DataError when there is none or when there are several and none was asked for,
     UnknownName when the one asked for is absent.
     """
-    files = refs_files(folder)
+    files = refs_files(folder, stem, prefer)
     if not files:
         raise DataError(
-            f"{folder}: no refs(...).p or refs(...).json here",
-            remedy="name the folder that holds refs(unc).p or the like beside instances.json",
+            f"{folder}: no {stem}(...).p or {stem}(...).json here",
+            remedy=f"name the folder that holds {stem}(unc){prefer} or the like beside "
+            "instances.json",
         )
     if split_by is None:
         if len(files) > 1:
@@ -91,12 +94,7 @@ def read(folder: Path, *, split_by: str | None = None, strict: bool = True) -> R
     """
     split_by, refs_path = choose_split_by(folder, split_by)
     instances = load_json(folder / "instances.json", ("images", "annotations", "categories"))
-    refs = load_pickle(refs_path) if refs_path.suffix == ".p" else load_json(refs_path)
-    if not isinstance(refs, list):
-        raise DataError(
-            f"{refs_path}: a list of refs was expected, not {type(refs).__name__}",
-            remedy="check that this is a REFER file",
-        )
+    refs = load_refs(refs_path)
     build = RecordsBuilder(
         folder.resolve().name,
         split_by,
@@ -109,6 +107,17 @@ def read(folder: Path, *, split_by: str | None = None, strict: bool = True) -> R
     for number, ref in enumerate(refs):
         add_ref(build, ref, number)
     return build.finish()
+
+
+def load_refs(path: Path) -> list[Any]:
+    """The list of refs in a pickle or a json. Raises DataError."""
+    refs = load_pickle(path) if path.suffix == ".p" else load_json(path)
+    if not isinstance(refs, list):
+        raise DataError(
+            f"{path}: a list of refs was expected, not {type(refs).__name__}",
+            remedy="check that this is a refs file",
+        )
+    return refs
 
 
 def load_json(path: Path, keys: Iterable[str] = ()) -> Any:
@@ -150,7 +159,7 @@ def add_instances(build: RecordsBuilder, instances: Mapping[str, Any]) -> None:
 
 def add_ref(build: RecordsBuilder, ref: Mapping[str, Any], number: int) -> None:
     """Hand one ref to `build`. number: its place in the file, for the error message."""
-    with build.entry(f"ref number {number}", ref):
+    with build.entry("ref", (number, ref)):
         ann_ids = ref["ann_id"] if isinstance(ref["ann_id"], list) else [ref["ann_id"]]
         sentences = [_sentence(entry) for entry in ref["sentences"]]
         targets = [ann_id for ann_id in ann_ids if ann_id != NO_TARGET_ID]

@@ -213,6 +213,15 @@ def test_several_protocols_make_a_list(run: Run) -> None:
     assert json.loads(Path("scores/a.json").read_text()) == told
 
 
+def test_a_file_that_cannot_be_written_costs_no_numbers(run: Run, sandbox: Path) -> None:
+    (sandbox / "taken").touch()
+    result = run("eval", NAMES[0], "--json", "--out", "taken/a.json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["n"] > 0
+    assert "taken" in result.stderr
+    assert files_below(sandbox) == ["taken"]
+
+
 def test_the_table_shows_percent(run: Run) -> None:
     words = ("eval", "baseline:largest-object", "--data", "scenes+")
     told = json.loads(run(*words, "--json").stdout)

@@ -144,7 +144,7 @@ def test_split_by_is_checked(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="several ways to split are here: other, unc"):
         grefcoco.read(tree)
     assert grefcoco.read(tree, split_by="other").count("refs") == 0
-    with pytest.raises(DataError, match=r"no grefs\(\.\.\.\)\.json"):
+    with pytest.raises(DataError, match=r"no grefs\(\.\.\.\)\.p or grefs"):
         grefcoco.sources(tmp_path)
 
 
