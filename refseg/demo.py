@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from refseg import draw
 from refseg.baselines import NAMES, make_baseline
-from refseg.data.catalog import open_data
+from refseg.data.catalog import open_data, scenes_images
 from refseg.data.dataset import ReferDataset
+from refseg.data.scenes.build import ensure_scenes
 from refseg.data.scenes.model import Scene
 from refseg.data.scenes.oracle import referents
 from refseg.data.scenes.serial import read_scenes
+from refseg.data.store import cache_folder
 from refseg.evaluate import Answers, Options, Report, evaluate_all
 from refseg.metrics.iou import mask_counts
 from refseg.page import Page
@@ -64,14 +66,19 @@ class Shown:
         return draw.png(draw.overlay(self.image, [row.mask for row in self.rows], texts))
 
 
-def show_scenes(model: Segmenter, count: int = SCENES_SHOWN) -> Iterator[Shown]:
-    """`count` val scenes in turn of the three styles, each with an expression per object.
+def demo_world(progress: Callable[[int, int], None] | None = None) -> Path:
+    """The standard rendered world, or its val split alone where no world is there yet.
 
-    The rendered world must be there or is made (see `refseg.data.catalog`).
+    Rendering 300 images instead of 4,000 keeps the first minute short.
     """
+    return ensure_scenes(cache_folder(), images=scenes_images(), only="val", progress=progress)
+
+
+def show_scenes(model: Segmenter, world: Path, count: int = SCENES_SHOWN) -> Iterator[Shown]:
+    """`count` val scenes of `world` in turn of the three styles, each with a few expressions."""
     for turn in range(count):
         style = STYLES[turn % len(STYLES)]
-        dataset = open_data(style, "val", LABELS)
+        dataset = open_data(world / style, "val", LABELS)
         # Steps of seven: neighbouring styles should not show the same image.
         groups = dataset.groups_by_image()
         rows = groups[7 * turn % len(groups)]
@@ -117,9 +124,9 @@ def meaning(text: str, scene: Scene) -> str:
     )
 
 
-def scored_split(images: int = IMAGES_SCORED) -> tuple[ReferDataset, int]:
+def scored_split(world: Path, images: int = IMAGES_SCORED) -> tuple[ReferDataset, int]:
     """The val split of `scenes`, and how many expressions its first `images` images have."""
-    dataset = open_data("scenes", "val", LABELS)
+    dataset = open_data(world / "scenes", "val", LABELS)
     return dataset, sum(len(group) for group in islice(dataset.groups_by_image(), images))
 
 

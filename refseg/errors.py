@@ -34,6 +34,10 @@ class UnknownName(RefsegError):
         )
         self.kind, self.value, self.valid, self.nearest = kind, value, names, near[:1]
 
+    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str]]]:
+        """Errors cross process boundaries (loader workers)."""
+        return type(self), (self.kind, self.value, self.valid)
+
 
 class DataError(RefsegError):
     """A data set's file is missing, broken, or contradicts another file."""

@@ -20,6 +20,7 @@ from refseg.metrics.meter import bootstrap_interval, pairwise_consistency
 from refseg.types import Prediction, Sample
 from studies.base import STYLES, Outcome, Setting, learned_from, open_scenes, say
 from studies.plots import Cell, picture_grid
+from studies.questions import Objects
 
 PROTOCOL = "original"
 WORDINGS = 3  # expressions of each object shown
@@ -65,14 +66,13 @@ def run(setting: Setting) -> Outcome:
     """Agreement on the three val splits, and a picture of three objects of `scenes`."""
     model, rows, pictures = setting.loaded, [], {}
     for style in STYLES:
-        asked = Asked()
-        options = Options(setting.limit, keep=asked)
-        evaluate_all(model, open_scenes(style, "val"), [PROTOCOL], options=options)
+        asked, dataset = Asked(), open_scenes(style, "val")
+        evaluate_all(model, dataset, [PROTOCOL], options=Options(setting.limit, keep=asked))
         found = agreements(asked)
         rows.append({"data": style, **_told(found), **_others(asked)})
         say(f"consistency: {style}: {rows[-1]['agreement']:.3f}")
         if style == STYLES[0]:
-            pictures["consistency.png"] = _picture(asked, found)
+            pictures["consistency.png"] = _picture(asked, found, Objects(dataset))
     data = [f"{style} val" for style in STYLES]
     seeds = {"scenes": 0, "bootstrap": 0}
     numbers = {"rows": rows}
@@ -107,7 +107,7 @@ def _told(found: Sequence[Object]) -> dict[str, Any]:
 
 
 def _others(asked: Asked) -> dict[str, float]:
-    """The mean IoU of masks for different objects of one picture, and of their true masks."""
+    """The mean IoU of masks that were meant for different objects of one picture."""
     refs_of: dict[int, list[int]] = {}
     for ref_id in asked.masks:
         refs_of.setdefault(asked.image_of(ref_id), []).append(ref_id)
@@ -126,7 +126,7 @@ def across(groups: Iterable[NDArray[np.bool_]]) -> list[float]:
     ]
 
 
-def _picture(asked: Asked, found: Sequence[Object]) -> bytes:
+def _picture(asked: Asked, found: Sequence[Object], objects: Objects) -> bytes:
     """Three objects of different pictures: at the 90th, 50th and 10th percentile of agreement."""
     order = sorted(
         (one for one in found if len(asked.masks[one.ref_id]) >= WORDINGS),
@@ -137,13 +137,14 @@ def _picture(asked: Asked, found: Sequence[Object]) -> bytes:
         place = round(quantile * (len(order) - 1))
         chosen = next((one for one in order[place:] if one.image_id not in used), order[place])
         used.add(chosen.image_id)
-        rows.append(_cells(asked, chosen.ref_id))
+        rows.append(_cells(asked, chosen.ref_id, objects))
         labels.append(f"{label}\n{100 * chosen.agreement:.0f} %")
     return picture_grid(rows, labels)
 
 
-def _cells(asked: Asked, ref_id: int) -> list[Cell]:
-    masks = asked.unpacked(ref_id)
+def _cells(asked: Asked, ref_id: int, objects: Objects) -> list[Cell]:
+    masks, first = asked.unpacked(ref_id), asked.samples[ref_id][0]
+    truth = objects.masks(first.image_id, masks[0].shape)[objects.target(first)]
     told = zip(asked.samples[ref_id], masks, asked.iou[ref_id], strict=True)
-    cells = [Cell(s.image, f'"{s.text}"', mask, None, iou) for s, mask, iou in told]
+    cells = [Cell(s.image, f'"{s.text}"', mask, truth, iou) for s, mask, iou in told]
     return cells[:WORDINGS]

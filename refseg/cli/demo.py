@@ -9,7 +9,7 @@ import typer
 
 from refseg.cli import ui
 from refseg.cli.evaluate import show as show_reports
-from refseg.cli.options import Device, Json, at_least_one, ready_data
+from refseg.cli.options import Device, Json, at_least_one, rendering
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,32 +30,33 @@ def demo(
 ) -> None:
     """Segment expressions in rendered scenes, score them, and write pictures and a page.
 
-    Renders the data set `scenes` on first use. JSON: {"page", "pictures", "rows", "scores"}.
+    Renders the val split of `scenes` on first use. JSON: {"page", "pictures", "rows", "scores"}.
     """
     at_least_one("--images", images)
     with ui.results_only(json):
         ui.note(f"loading {model}")
-        from refseg.demo import demo_page, score, scored_split, show_scenes
+        from refseg.demo import demo_page, demo_world, score, scored_split, show_scenes
         from refseg.ops.files import atomic_write_bytes, atomic_write_text
         from refseg.predict import load
 
         loaded = load(model, device)
-        ready_data("scenes")
-        shown = list(show_scenes(loaded))
+        with rendering() as told:
+            world = demo_world(told)
+        shown = list(show_scenes(loaded, world))
         if not json:
             ui.show(_table(shown))
         pictures = [out / f"{one.name}.png" for one in shown]
         for path, one in zip(pictures, shown, strict=True):
             atomic_write_bytes(path, one.picture())
-        dataset, limit = scored_split(images)
+        dataset, limit = scored_split(world, images)
         with ui.progress(f"scoring {limit:,} expressions", limit) as tick:
             reports = score(loaded, dataset, limit, tick)
         page = out / "index.html"
         atomic_write_text(page, demo_page(loaded.name, shown, reports))
     if json:
-        told = {"page": str(page), "pictures": [str(path) for path in pictures]}
+        files = {"page": str(page), "pictures": [str(path) for path in pictures]}
         rows = [row.to_json() for one in shown for row in one.rows]
-        ui.emit_json({**told, "rows": rows, "scores": [one.to_json() for one in reports]})
+        ui.emit_json({**files, "rows": rows, "scores": [one.to_json() for one in reports]})
         return
     show_reports(reports)
     for path in (*pictures, page):

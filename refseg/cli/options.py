@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -41,22 +42,28 @@ Images = Annotated[
 def ready_data(name: str) -> None:
     """Render a named world now, with a bar, if it is not there yet.
 
-    Opening the data set would render it too, in silence; whatever is wrong with the name is left
-    for it to tell.
+    Opening the data set would render it too, in silence. Raises what `find_folder` raises.
     """
-    from refseg.data.catalog import DATA_NAMES, SCENES_IMAGES
-    from refseg.data.scenes.build import ensure_scenes
-    from refseg.data.store import cache_folder
+    from refseg.data.catalog import find_folder
 
-    style, other, stated = name.partition("@")
-    if not other:
-        stated = os.environ.get("REFSEG_SCENES_IMAGES", str(SCENES_IMAGES))
-    if style not in DATA_NAMES or not stated.isdigit() or int(stated) < 1:
-        return
-    images = int(stated)
-    with ui.progress(f"rendering {images:,} scenes (once)", images) as tick:
-        told = ui.steps(tick)
-        ensure_scenes(cache_folder(), seed=1 if other else 0, images=images, progress=told)
+    with rendering() as told:
+        find_folder(name, progress=told)
+
+
+@contextmanager
+def rendering() -> Iterator[Callable[[int, int], None]]:
+    """progress(done, total) that shows a bar from its first call on."""
+    with ExitStack() as stack:
+        told: Callable[[int, int], None] | None = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal told
+            if told is None:
+                title = f"rendering {total:,} scenes (once)"
+                told = ui.steps(stack.enter_context(ui.progress(title, total)))
+            told(done, total)
+
+        yield progress
 
 
 def at_least_one(name: str, value: int | None) -> None:

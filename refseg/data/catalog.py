@@ -11,7 +11,7 @@ is the same style in a world of 12,000 other images. A folder is recognised by t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from refseg.types import ALL_LABELS, Labels
 
 DATA_NAMES = {"scenes", "scenes+", "scenesg", "scenes-all"}
 SCENES_IMAGES = 4000
+Progress = Callable[[int, int], None]
 
 # format -> the module and function that read it
 READERS = {
@@ -91,17 +92,18 @@ def open_records(
     return read_store(converted_store(folder, split_by=split_by, strict=strict))
 
 
-def find_folder(name_or_dir: str | Path) -> Path:
+def find_folder(name_or_dir: str | Path, *, progress: Progress | None = None) -> Path:
     """The folder of a named data set (made if need be), or the folder given.
 
+    progress(done, total) is called after each image that has to be rendered.
     Raises UnknownName for a plain word that is neither, DataError for a path that leads nowhere.
     """
     name = str(name_or_dir)
     if name in DATA_NAMES:
-        return _scenes() / name
+        return _scenes(progress) / name
     style, at, images = name.partition("@")
     if style in DATA_NAMES and at:
-        return _more_scenes(name, images) / style
+        return _more_scenes(name, images, progress) / style
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -180,7 +182,7 @@ def data_info(
     return describe_records(open_records(data, split_by=split_by, strict=strict), ALL_LABELS)
 
 
-def _more_scenes(name: str, images: str) -> Path:
+def _more_scenes(name: str, images: str, progress: Progress | None) -> Path:
     """A larger world for training: drawn from another seed, so it shares no picture with the
     standard one and cannot leak its val and test images.
     """
@@ -190,21 +192,26 @@ def _more_scenes(name: str, images: str) -> Path:
         raise DataError(
             f'"{name}": "{images}" is no number of images', remedy="write for example scenes@12000"
         )
-    world: Path = ensure_scenes(cache_folder(), seed=1, images=int(images))
+    world: Path = ensure_scenes(cache_folder(), seed=1, images=int(images), progress=progress)
     return world
 
 
-def _scenes() -> Path:
+def _scenes(progress: Progress | None) -> Path:
     from refseg.data.scenes.build import ensure_scenes
 
+    world: Path = ensure_scenes(cache_folder(), images=scenes_images(), progress=progress)
+    return world
+
+
+def scenes_images() -> int:
+    """Size of the standard world: 4,000, or $REFSEG_SCENES_IMAGES. Raises DataError."""
     stated = os.environ.get("REFSEG_SCENES_IMAGES", str(SCENES_IMAGES))
     if not stated.isdigit() or int(stated) < 1:
         raise DataError(
             f'REFSEG_SCENES_IMAGES is "{stated}"',
             remedy="set it to a number of images, or unset it",
         )
-    world: Path = ensure_scenes(cache_folder(), seed=0, images=int(stated))
-    return world
+    return int(stated)
 
 
 def _format_of(folder: Path) -> str | None:

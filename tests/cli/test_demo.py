@@ -10,7 +10,7 @@ import pytest
 
 from refseg.data.catalog import find_folder, open_data
 from refseg.data.scenes.model import Scene, SceneObject
-from refseg.demo import LABELS, meaning, scene_of, scored_split
+from refseg.demo import LABELS, demo_world, meaning, scene_of, scored_split
 from tests.cli.conftest import Run, files_below, refused
 
 
@@ -31,9 +31,10 @@ def test_the_oracle_names_the_referent() -> None:
 
 
 def test_scored_are_whole_images() -> None:
-    data, limit = scored_split(1)
+    world = demo_world()
+    data, limit = scored_split(world, 1)
     assert limit == len(data.groups_by_image()[0])
-    assert scored_split(10_000)[1] == len(data)
+    assert scored_split(world, 10_000)[1] == len(data)
 
 
 def test_the_page_and_pictures(run: Run, sandbox: Path) -> None:

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 
+from refseg.data.catalog import open_data
 from refseg.data.scenes import picture, workers
 from refseg.data.scenes.build import build_scenes, ensure_scenes, plain_pickle
 from refseg.data.scenes.model import KINDS
@@ -33,6 +34,7 @@ from refseg.data.scenes.render import render
 from refseg.data.scenes.serial import read_scenes, scene_from_json, stage_from_json
 from refseg.errors import DataError, RunError
 from refseg.ops.masks import mask_to_box, rle_decode
+from refseg.types import Labels
 
 IMAGES = 27
 
@@ -266,17 +268,17 @@ def test_values_out_of_range_are_refused(tmp_path, bad):
 def test_a_worker_that_dies_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "_COMMAND", "import os; os._exit(3)")
     with pytest.raises(RunError, match="stopped with code 3"):
-        list(workers.pictures(Order(0, 4, 0.0, str(tmp_path)), 2))
+        list(workers.pictures(Order(0, 4, 0.0, str(tmp_path)), range(4), 2))
 
 
 def test_a_worker_that_cannot_write_says_why(tmp_path):
     order = Order(0, 4, 0.0, str(tmp_path / "missing"))
     with pytest.raises(FileNotFoundError):
-        list(workers.pictures(order, 2))
+        list(workers.pictures(order, range(4), 2))
 
 
 def test_a_full_disk_in_a_worker_is_a_clear_error(tmp_path, monkeypatch):
-    def full(order: Order, count: int) -> object:
+    def full(order: Order, indices: object, count: int) -> object:
         raise OSError(errno.ENOSPC, "no space")
         yield
 
@@ -284,6 +286,27 @@ def test_a_full_disk_in_a_worker_is_a_clear_error(tmp_path, monkeypatch):
     with pytest.raises(RunError, match="disk is full"):
         build_scenes(tmp_path / "w", images=2)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_split_alone_is_that_split_of_the_whole_world(tmp_path):
+    whole = build_scenes(tmp_path / "whole", images=30, workers=1)
+    val = ensure_scenes(tmp_path, images=30, workers=2, only="val")
+    assert val.name == "scenes-v1-0-30-val"
+    names = sorted(p.name for p in (val / "images").iterdir())
+    assert names == [f"scene_{n:06d}.png" for n in range(1, 31) if split_of(n - 1, 30) == "val"]
+    for name in names:
+        pixels = (whole / "images" / name).read_bytes()
+        assert (val / "images" / name).read_bytes() == pixels
+    one, other = (open_data(f / "scenes", "val", Labels.parse("mask")) for f in (whole, val))
+    assert [one.entry(i).text for i in range(len(one))] == [
+        other.entry(i).text for i in range(len(other))
+    ]
+    assert all((one[i].mask == other[i].mask).all() for i in range(len(one)))
+
+
+def test_a_world_that_is_whole_serves_for_a_split(tmp_path):
+    whole = ensure_scenes(tmp_path, images=4, workers=1)
+    assert ensure_scenes(tmp_path, images=4, only="val") == whole
 
 
 def test_a_picture_depends_on_seed_and_index_alone(tmp_path):

@@ -48,11 +48,14 @@ def build_scenes(
     images: int = 4000,
     workers: int | None = None,
     ambiguous_share: float = 0.05,
+    only: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Render `images` scenes and write them with their expressions into `folder`.
 
-    The folder appears whole or not at all; one that exists is replaced. workers: processes, by
+    The folder appears whole or not at all; one that exists is replaced. only: leave out all
+    splits but this one; its pictures and words are the same as in the whole world, the numbers
+    of its annotations and refs are not. workers: processes, by
     default one for each processor this process may use. ambiguous_share: share of training
     sentences that are ambiguous on purpose. progress(done, total) is called after each image.
     Raises DataError for values out of range, RunError when the disk refuses.
@@ -67,12 +70,13 @@ def build_scenes(
     with atomic_path(folder) as temp:
         (temp / "images").mkdir(parents=True)
         order = Order(seed, images, ambiguous_share, str(temp / "images"))
+        indices = [i for i in range(images) if only is None or split_of(i, images) == only]
         world = _World()
-        for index, record in enumerate(pictures(order, workers)):
-            world.add(index, record)
+        for done, record in enumerate(pictures(order, indices, workers), start=1):
+            world.add(indices[done - 1], record)
             if progress is not None:
-                progress(index + 1, images)
-        world.write(temp, order)
+                progress(done, len(indices))
+        world.write(temp, order, indices)
     return Path(folder)
 
 
@@ -82,13 +86,18 @@ def ensure_scenes(
     seed: int = 0,
     images: int = 4000,
     workers: int | None = None,
+    only: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """The folder `<cache>/scenes-v1-<seed>-<images>`, built on first use.
 
+    only: see `build_scenes`; where the whole world is there already, that is returned.
     Two processes that need it at once build it once: the second waits for the first.
     """
-    target = Path(cache) / f"scenes-v{WORLD_VERSION}-{seed}-{images}"
+    whole = Path(cache) / f"scenes-v{WORLD_VERSION}-{seed}-{images}"
+    if only is not None and (whole / "world.json").is_file():
+        return whole
+    target = whole if only is None else whole.with_name(f"{whole.name}-{only}")
     if (target / "world.json").is_file():
         return target
     with write_errors(target):
@@ -99,7 +108,9 @@ def ensure_scenes(
         if not (target / "world.json").is_file():
             for leftover in target.parent.glob(f".{target.name}.*.tmp"):
                 remove_folder(leftover)
-            build_scenes(target, seed=seed, images=images, workers=workers, progress=progress)
+            build_scenes(
+                target, seed=seed, images=images, workers=workers, only=only, progress=progress
+            )
     return target
 
 
@@ -171,7 +182,7 @@ class _World:
             }
         )
 
-    def write(self, folder: Path, order: Order) -> None:
+    def write(self, folder: Path, order: Order, indices: list[int]) -> None:
         instances = json.dumps(
             {
                 "info": {"description": "refseg scenes", "version": str(WORLD_VERSION)},
@@ -193,7 +204,7 @@ class _World:
         atomic_write_text(folder / "scenes.jsonl", "".join(f"{x}\n" for x in self.scene_lines))
         atomic_write_text(folder / "captions.jsonl", "".join(f"{x}\n" for x in self.caption_lines))
         atomic_write_json(folder / "pool.json", {"image_ids": self.pool})
-        counts = Counter(split_of(index, order.images) for index in range(order.images))
+        counts = Counter(split_of(index, order.images) for index in indices)
         atomic_write_json(
             folder / "world.json",
             {

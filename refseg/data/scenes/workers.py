@@ -7,12 +7,13 @@ it is safe in a process whose threads hold locks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,33 +25,38 @@ from refseg.errors import RunError
 _COMMAND = "from refseg.data.scenes.workers import work; work()"
 
 
-def pictures(order: Order, workers: int) -> Iterator[dict[str, Any]]:
-    """What `make_picture` returns for 0, 1, 2, ... Picture i is made by worker i % workers."""
-    workers = min(workers, order.images)
-    if workers == 1:
-        for index in range(order.images):
+def pictures(order: Order, indices: Sequence[int], workers: int) -> Iterator[dict[str, Any]]:
+    """What `make_picture` returns for each index, in turn; the workers take turns too."""
+    workers = min(workers, len(indices))
+    if workers <= 1:
+        for index in indices:
             yield make_picture(order, index)
         return
-    children = [_start(order, first, workers) for first in range(workers)]
+    children = [_start(order, indices[first::workers]) for first in range(workers)]
     try:
-        for index in range(order.images):
-            yield _answer(children[index % workers], index)
+        for place, index in enumerate(indices):
+            yield _answer(children[place % workers], index)
     finally:
         for child in children:
             child.kill()
             child.communicate()
 
 
-def _start(order: Order, first: int, step: int) -> subprocess.Popen[bytes]:
+def _start(order: Order, indices: Sequence[int]) -> subprocess.Popen[bytes]:
     root = str(Path(refseg.__file__).resolve().parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    job = json.dumps({"order": asdict(order), "first": first, "step": step})
-    return subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, job],
-        stdin=subprocess.DEVNULL,
+    child = subprocess.Popen(
+        [sys.executable, "-c", _COMMAND],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # `_answer` tells of a child that died at once
+        child.stdin.write(json.dumps({"order": asdict(order), "indices": list(indices)}).encode())
+        child.stdin.close()
+    child.stdin = None  # `communicate` would write to it
+    return child
 
 
 def _answer(child: subprocess.Popen[bytes], index: int) -> dict[str, Any]:
@@ -68,12 +74,12 @@ def _answer(child: subprocess.Popen[bytes], index: int) -> dict[str, Any]:
 
 
 def work() -> None:
-    """A child's whole life: the job is its last argument."""
+    """A child's whole life: the job comes through standard input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
-    job = json.loads(sys.argv[-1])
+    job = json.loads(sys.stdin.read())
     order = Order(**job["order"])
     try:
-        for index in range(job["first"], order.images, job["step"]):
+        for index in job["indices"]:
             _say(make_picture(order, index))
     except BrokenPipeError:  # the parent is gone
         os._exit(1)

@@ -62,6 +62,13 @@ def test_parameters_of_the_decoder(vega: Vega) -> None:
     assert ours == pytest.approx(18.82, abs=0.005)
 
 
+def test_lavts_total_from_our_parts(vega: Vega) -> None:
+    ours = millions(vega.encoder.pyramid, vega.text, vega.encoder.fusion, vega.encoder.gates)
+    last_gate = 2 * SWIN_B[3] ** 2 / 1e6
+    decoder = millions(vega.decoder.refine) + 9 * (1024 - 512) * 512 / 1e6 + 2 * 513 / 1e6
+    assert ours + last_gate + decoder == pytest.approx(227.74, abs=0.005)
+
+
 def test_the_embeddings_are_frozen_and_nothing_else(vega: Vega) -> None:
     frozen = [n for n, p in vega.named_parameters() if not p.requires_grad]
     assert frozen

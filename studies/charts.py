@@ -1,0 +1,106 @@
+"""Charts from the numbers of a study's file; no model is needed to draw them again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from studies.plots import BLUE, GREY, ORANGE, RED, SKY, new_figure, tidy, to_png
+
+
+def limits(numbers: Mapping[str, Any]) -> bytes:
+    """mIoU by size of the target and by kind of expression, with 95 % intervals."""
+    figure = new_figure(7.2, 3.1)
+    left, right = figure.subplots(1, 2, sharex=True, width_ratios=(1, 1))
+    low, high = (100 * bound for bound in numbers["size bounds"])
+    names = {
+        "small": f"small\n(below {low:.1f} %\nof the picture)",
+        "medium": "medium",
+        "large": f"large\n(above {high:.1f} %)",
+    }
+    _dots(left, [(names[r["group"]], r["mIoU"], r["interval"]) for r in numbers["by size"]])
+    _dots(right, [(r["group"], r["mIoU"], r["interval"]) for r in numbers["by kind"]])
+    tidy(left, title="Size of the target", xlabel="mIoU, %")
+    tidy(right, title="Kind of expression", xlabel="mIoU, %")
+    return to_png(figure)
+
+
+def robustness(numbers: Mapping[str, Any]) -> bytes:
+    """What each change of the words costs."""
+    figure = new_figure(5.6, 2.9)
+    axes = figure.subplots()
+    rows = [(row["change"], row["drop"], row["interval"]) for row in numbers["changes"]]
+    _dots(axes, rows, colour=RED)
+    axes.axvline(0, color=GREY, linewidth=1)
+    tidy(axes, title="Cost of changed words", xlabel="mIoU lost, points")
+    return to_png(figure)
+
+
+def ksweep(numbers: Mapping[str, Any]) -> bytes:
+    """mIoU and oIoU over k, the trained k marked."""
+    figure = new_figure(5.6, 3.1)
+    axes = figure.subplots()
+    rows = numbers["rows"]
+    if numbers["mode"] == "train":
+        rows = sorted(({**row, "k": int(row["variant"])} for row in rows), key=lambda r: r["k"])
+    shares = [row["k"] for row in rows]
+    for name, colour, marker in (("mIoU", BLUE, "o"), ("oIoU", ORANGE, "s")):
+        values = [100 * row[name] for row in rows]
+        axes.plot(shares, values, color=colour, marker=marker, linewidth=1.6, label=name)
+        spread = [100 * (row.get(f"{name} spread") or 0.0) for row in rows]
+        if any(spread):
+            axes.errorbar(shares, values, spread, color=colour, capsize=3, linewidth=0.9)
+    if numbers["mode"] == "train":
+        title = "k in training and at inference"
+    else:
+        title = "k changed at inference only"
+        trained = numbers["trained k"]
+        axes.axvline(trained, color=GREY, linewidth=1, linestyle="--", zorder=0)
+        axes.annotate(
+            "trained", (trained, 0), xycoords=("data", "axes fraction"),
+            xytext=(3, 3), textcoords="offset points", fontsize=8, color=GREY,
+        )  # fmt: skip
+    tidy(axes, title=title, xlabel="pixels selected by each token, %", ylabel="%")
+    axes.set_xticks(shares)
+    axes.legend(frameon=False, fontsize=8)
+    return to_png(figure)
+
+
+def ablation(numbers: Mapping[str, Any]) -> bytes:
+    """Every seed of every variant as a dot, the mean as a line."""
+    names = [row["variant"] for row in numbers["rows"]]
+    figure = new_figure(6.4, 0.9 + 0.42 * len(names))
+    for axes, measure in zip(figure.subplots(1, 2, sharey=True), ("mIoU", "oIoU"), strict=True):
+        for place, name in enumerate(names):
+            mine = [100 * run[measure] for run in numbers["runs"] if run["variant"] == name]
+            axes.plot(mine, [place] * len(mine), "o", color=SKY, markersize=5)
+            mean = sum(mine) / len(mine)
+            axes.plot([mean, mean], [place - 0.3, place + 0.3], color=BLUE, linewidth=2)
+        axes.set_yticks(range(len(names)), names, fontsize=9)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        tidy(axes, xlabel=f"{measure}, %")
+    figure.suptitle(f"Variants, {numbers['steps']:,} steps; each dot a seed", fontsize=10)
+    return to_png(figure)
+
+
+def _dots(
+    axes: Any,
+    rows: Sequence[tuple[str, float, Sequence[float]]],
+    *,
+    colour: tuple[float, ...] = BLUE,
+) -> None:
+    """One dot with its interval for every row, the first on top; fractions drawn in percent."""
+    for place, (_, value, (low, high)) in enumerate(rows):
+        axes.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=1.6)
+        axes.plot(100 * value, place, "o", color=colour, markersize=5)
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize=9)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+
+
+#: Study -> the charts made of its numbers.
+CHARTS = {
+    "main": {"limits.png": limits},
+    "robustness": {"robustness-cost.png": robustness},
+    "ksweep": {"ksweep.png": ksweep},
+    "ksweep-train": {"ksweep-train.png": ksweep},
+}

@@ -1,0 +1,202 @@
+"""Variants of a recipe trained with paired seeds, scored, and compared.
+
+Runs with the same seed see the same data in the same order for the same number of steps. Each run
+is a folder of its own; a finished one is not trained again, an interrupted one goes on, and its
+scores lie beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from refseg import models
+from refseg.data.dataset import ReferDataset
+from refseg.evaluate import Options, evaluate_all
+from refseg.ops.files import atomic_write_json, sha256_file
+from refseg.ops.masks import response_in_px
+from refseg.recipes.base import Recipe
+from refseg.recipes.catalog import get_recipe
+from refseg.recipes.overrides import apply_overrides
+from refseg.recipes.runner import run_recipe
+from refseg.types import Prediction, Sample
+from studies.auc import auc
+from studies.base import STYLES, Training, open_scenes, say
+from studies.questions import Objects
+from studies.variants import TABLES
+
+RECIPE = "vega_scenes"
+PROTOCOL = "original"
+CLS_MAP = "cls_similarity"
+LEVEL = 0.95
+NOTE_SEEDS = (
+    "A difference is called inconclusive when the 95 % interval of its mean over paired seeds "
+    "(Student's t) holds zero, or when there is only one seed."
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One finished run's scores: the mean over the val splits. cls_auc: see `ClsMaps`."""
+
+    variant: str
+    seed: int
+    steps: int
+    mIoU: float  # noqa: N815  (the field's name of the metric)
+    oIoU: float  # noqa: N815
+    cls_auc: float | None
+    n: int
+    labels: str
+    weights: str
+    protocol: str = PROTOCOL
+    data: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def train_all(training: Training, limit: int | None) -> list[Trained]:
+    """Train and score every variant with every seed, seed by seed so that pairs finish early."""
+    done = []
+    for seed in training.seeds:
+        for variant in training.variants:
+            recipe = recipe_of(training, variant, seed)
+            folder = training.folder / training.table / run_name(variant, seed, recipe.train.steps)
+            say(f"{training.table}: {variant}, seed {seed}: {folder.name}")
+            result = run_recipe(recipe, folder)
+            done.append(_scores(variant, seed, recipe, result.model, limit))
+    return done
+
+
+def recipe_of(training: Training, variant: str, seed: int) -> Recipe:
+    """The recipe with the variant's and the caller's overrides."""
+    settings = [*TABLES[training.table][variant], *training.overrides, f"train.seed={seed}"]
+    if training.steps is not None:
+        settings.append(f"train.steps={training.steps}")
+    return apply_overrides(get_recipe(RECIPE), settings)
+
+
+def run_name(variant: str, seed: int, steps: int | None) -> str:
+    """A folder's name that tells runs apart."""
+    plain = re.sub(r"[^a-z0-9]+", "-", variant.lower()).strip("-")
+    return f"{plain}-seed{seed}-steps{steps}"
+
+
+def _scores(variant: str, seed: int, recipe: Recipe, model: Path, limit: int | None) -> Trained:
+    """Of the exported weights; read from the run's folder when they were scored before."""
+    weights = sha256_file(model / "model.safetensors")
+    path = model.parent / f"scores-{limit or 'all'}.json"
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["weights"] == weights:
+            return Trained(**{**kept, "data": tuple(kept["data"])})
+    loaded = models.load(model)
+    reports, maps = [], []
+    for style in STYLES:
+        dataset = open_scenes(style, "val")
+        keep = ClsMaps(dataset)
+        reports += evaluate_all(loaded, dataset, [PROTOCOL], options=Options(limit, keep=keep))
+        maps += keep.values
+    found = Trained(
+        variant,
+        seed,
+        int(recipe.train.steps or 0),
+        float(np.mean([report.metrics["mIoU"] for report in reports])),
+        float(np.mean([report.metrics["oIoU"] for report in reports])),
+        float(np.mean(maps)) if maps else None,
+        sum(report.n for report in reports),
+        str(recipe.labels()),
+        weights,
+        data=tuple(f"{style} val" for style in STYLES),
+    )
+    atomic_write_json(path, found.to_json())
+    return found
+
+
+class ClsMaps:
+    """AUC of the CLS token's similarity map against the true mask, expression by expression.
+
+    The map is brought to px first. images: the picture of every value.
+    """
+
+    def __init__(self, dataset: ReferDataset) -> None:
+        self._objects = Objects(dataset)
+        self.values: list[float] = []
+        self.images: list[int] = []
+
+    def __call__(self, sample: Sample, prediction: Prediction, iou: float) -> None:
+        """See `refseg.evaluate.Options.keep`."""
+        scores = prediction.maps.get(CLS_MAP)
+        if scores is None:
+            return
+        mask = self._objects.masks(sample.image_id, prediction.mask.shape)  # type: ignore[arg-type]
+        value = auc(
+            response_in_px(scores, prediction.geometry), mask[self._objects.target(sample)]
+        )
+        if value is not None:
+            self.values.append(value)
+            self.images.append(sample.image_id)
+
+
+# -- comparing ---------------------------------------------------------------------------------
+
+
+def summary(done: Sequence[Trained], variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Mean and spread (sample standard deviation) over the seeds, variant by variant."""
+    rows = []
+    for variant in variants:
+        mine = [one for one in done if one.variant == variant]
+        row: dict[str, Any] = {"variant": variant, "seeds": len(mine)}
+        for name, value_of in MEASURES.items():
+            values = [v for one in mine if (v := value_of(one)) is not None]
+            row[name] = float(np.mean(values)) if values else None
+            row[f"{name} spread"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        rows.append(row)
+    return rows
+
+
+MEASURES: Mapping[str, Callable[[Trained], float | None]] = {
+    "mIoU": lambda one: one.mIoU,
+    "oIoU": lambda one: one.oIoU,
+    "CLS AUC": lambda one: one.cls_auc,
+}
+
+
+def differences(done: Sequence[Trained], variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Every pair of variants, on the seeds both were trained with."""
+    by_name = {(one.variant, one.seed): one for one in done}
+    rows = []
+    for better, worse in combinations(variants, 2):
+        seeds = [one.seed for one in done if one.variant == better]
+        pairs = [(by_name[better, s], by_name[worse, s]) for s in seeds if (worse, s) in by_name]
+        for name, value_of in MEASURES.items():
+            told = [(value_of(a), value_of(b)) for a, b in pairs]
+            gaps = [a - b for a, b in told if a is not None and b is not None]
+            if gaps:
+                rows.append({"of": better, "over": worse, "measure": name, **paired(gaps)})
+    return rows
+
+
+def paired(gaps: Sequence[float]) -> dict[str, Any]:
+    """The mean of paired differences, its interval, and what may be said of it."""
+    mean = float(np.mean(gaps))
+    if len(gaps) < 2:
+        return {"seeds": 1, "difference": mean, "interval": None, "verdict": "inconclusive"}
+    half = float(
+        student.ppf((1 + LEVEL) / 2, len(gaps) - 1) * np.std(gaps, ddof=1) / np.sqrt(len(gaps))
+    )
+    interval = (mean - half, mean + half)
+    clear = interval[0] > 0 or interval[1] < 0
+    verdict = ("higher" if mean > 0 else "lower") if clear else "inconclusive"
+    return {"seeds": len(gaps), "difference": mean, "interval": interval, "verdict": verdict}
+
+
