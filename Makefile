@@ -41,7 +41,7 @@ docs: $(READY)
 	$(BIN)/python -m refseg.cli.docs
 
 bench: $(READY)
-	set -e; for script in benchmarks/bench_*.py; do $(BIN)/python "$$script"; done
+	$(BIN)/python benchmarks/run.py
 
 clean:
 	rm -rf demo out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,95 @@
+"""Run benchmarks and write one result page each into benchmarks/results/.
+
+    python benchmarks/run.py [NAME ...] [--real DIR]      NAME: store, metrics, scenes, vega
+
+A page holds the command, the machine's class, versions, the date and the table as printed. Quote
+ratios from them: absolute times belong to the machine and its moods.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import torch
+import transformers
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+# What each claims, and the arguments of the published run; {real} is the folder of real data.
+BENCHMARKS = {
+    "store": ("Opening all of RefCOCO", ["--data", "{real}/refcoco_boxes/refcoco"]),
+    "metrics": ("Scoring 10,000 masks", []),
+    "scenes": ("Rendering the embedded world", ["--images", "400"]),
+    "vega": ("VEGA at paper size", []),
+}
+
+
+def main() -> None:
+    """Run those asked for, all by default; stop at the first that fails."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--real", default=os.environ.get("REFSEG_SHARED", "../shared/data"))
+    asked = parser.parse_args()
+    for name in asked.names or BENCHMARKS:
+        if name not in BENCHMARKS:
+            parser.error(f"no benchmark {name}; there are {', '.join(BENCHMARKS)}")
+        if name == "store" and not (Path(asked.real) / "refcoco_boxes").is_dir():
+            print(f"skipped store: no refcoco_boxes in {asked.real} (name it with --real)")
+            continue
+        write_page(name, asked.real)
+
+
+def write_page(name: str, real: str) -> None:
+    """Run one benchmark and write its page."""
+    title, arguments = BENCHMARKS[name]
+    script = f"benchmarks/bench_{name}.py"
+    actual = [argument.format(real=real) for argument in arguments]
+    shown = [argument.format(real="REAL") for argument in arguments]
+    print(f"== {script} {' '.join(shown)}", flush=True)
+    done = subprocess.run(
+        [sys.executable, script, *actual],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "110", "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    print(done.stdout)
+    output = done.stdout.replace(str(Path(real).resolve()), "REAL").replace(real, "REAL")
+    page = [
+        f"# {title}",
+        "",
+        f"- command: `python {' '.join([script, *shown])}`"
+        + (" (REAL: the folder of real data)" if "REAL" in "".join(shown) else ""),
+        f"- machine: {machine()}",
+        f"- versions: Python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}",
+        f"- date: {datetime.now(UTC):%Y-%m-%d}",
+        "",
+        "```text",
+        output.strip("\n"),
+        "```",
+        "",
+    ]
+    folder = HERE / "results"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.md").write_text("\n".join(page), encoding="utf-8")
+
+
+def machine() -> str:
+    """Cores, memory and processor family; nothing that names one machine."""
+    cores = len(os.sched_getaffinity(0))
+    memory = round(psutil.virtual_memory().total / 2**30)
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{cores} cores ({platform.machine()}), {memory} GiB, {accelerator}"
+
+
+if __name__ == "__main__":
+    main()
