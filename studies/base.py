@@ -124,7 +124,9 @@ def model_identity(model: Model, name: str) -> dict[str, Any]:
     name: as given to `refseg.models.load`; only its last part is kept.
     """
     weights = find_model(name) / "model.safetensors"
-    told = {key: model.card[key] for key in ("recipe", "steps", "seed") if key in model.card}
+    told: dict[str, Any] = {
+        key: model.card[key] for key in ("recipe", "steps", "seed") if key in model.card
+    }
     parameters = sum(p.numel() for p in model.method.parameters())
     return {
         "name": Path(name).name,
@@ -136,11 +138,11 @@ def model_identity(model: Model, name: str) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """The class of the machine; nothing that would name it."""
-    used = torch.get_num_threads()
     return {
         "cpu": cpu_class(_cpu_name()),
         "cores": len(os.sched_getaffinity(0)),
-        "threads": used,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

@@ -85,7 +85,7 @@ def agreements(asked: Asked) -> list[Object]:
         Object(
             ref_id,
             asked.image_of(ref_id),
-            pairwise_consistency(asked.unpacked(ref_id)),
+            pairwise_consistency(list(asked.unpacked(ref_id))),
             float(np.mean(asked.iou[ref_id])),
         )
         for ref_id, masks in asked.masks.items()

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
-EXAGGERATION, EARLY = 12.0, 200  # factor on the affinities, and for how many steps
+EXAGGERATION, EARLY = 12.0, 250  # factor on the affinities, and for how many steps
 
 
-def embed(points: NDArray[np.float32], *, perplexity: float = 15.0, steps: int = 800) -> Matrix:
+def embed(points: NDArray[np.float32], *, perplexity: float = 15.0, steps: int = 1000) -> Matrix:
     """Places [N, 2] of `points` [N, D]. perplexity: about how many neighbours count; below N."""
     high = affinities(np.asarray(points, np.float64), perplexity)
     places = _main_components(np.asarray(points, np.float64))
     velocity, gains = np.zeros_like(places), np.ones_like(places)
-    rate = max(len(places) / EXAGGERATION / 4, 10.0)
+    rate = max(len(places) / EXAGGERATION / 4, 50.0)
     for step in range(steps):
         early = step < EARLY
         gradient = slope(high * (EXAGGERATION if early else 1.0), places)

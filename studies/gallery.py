@@ -21,6 +21,7 @@ from studies.trained import ClsMaps
 PROTOCOL = "original"
 COLUMNS = 5
 WORDS = 5  # tokens of an expression shown in the diagnostic picture
+FEW = 3  # words that make a selection worth looking at
 EXPRESSIONS = 600
 
 
@@ -58,9 +59,9 @@ def run(setting: Setting) -> Outcome:
         [[_cell(*row) for row in told[name]] for name in told], list(told)
     )
     if rows:
-        chosen = [told["best"][0], told["middle"][0], told["worst"][0]]
-        samples = [row[1] for row in chosen]
-        pictures["inside.png"] = inside_picture(samples, look_inside(model, samples))
+        chosen = [_long_enough(told[name]) for name in told]
+        inside = look_inside(model, [row[1] for row in chosen])
+        pictures["inside.png"] = inside_picture([_cell(*row) for row in chosen], inside)
     data = [f"{style} val" for style in STYLES]
     numbers = {"CLS AUC": rows, "n": len(everything)}
     seeds = {"scenes": 0, "bootstrap": 0}
@@ -88,32 +89,38 @@ def _distinct(order: Sequence[Row]) -> list[Row]:
     return list(first.values())[:COLUMNS]
 
 
+def _long_enough(rows: Sequence[Row]) -> Row:
+    """The first row with an expression of a few words, or the first of all."""
+    return next((row for row in rows if len(row[1].text.split()) >= FEW), rows[0])
+
+
 def _cell(iou: float, sample: Sample, prediction: Prediction, objects: Objects) -> Cell:
-    masks = objects.masks(sample.image_id, prediction.mask.shape)  # type: ignore[arg-type]
+    masks = objects.masks(sample.image_id, prediction.mask.shape)
     truth = masks[objects.target(sample)]
     return Cell(sample.image, f'"{sample.text}"', prediction.mask, truth, iou)
 
 
-def inside_picture(samples: Sequence[Sample], told: Sequence[Inside]) -> bytes:
+def inside_picture(answers: Sequence[Cell], told: Sequence[Inside]) -> bytes:
     """A row for every expression: its mask, the CLS token's similarity, each word's pixels."""
     columns = 2 + WORDS
-    figure = new_figure(columns * 1.5, len(samples) * 1.85)
-    grid = figure.subplots(len(samples), columns, squeeze=False)
+    figure = new_figure(columns * 1.5, len(answers) * 2.0)
+    grid = figure.subplots(len(answers), columns, squeeze=False)
     for axes in grid.flat:
         bare(axes)
-    for row, (sample, inside) in enumerate(zip(samples, told, strict=True)):
-        answer = Cell(sample.image, f'"{sample.text}"', inside.prediction.mask)
-        grid[row, 0].imshow(answer.pixels())
-        grid[row, 0].set_xlabel(answer.caption(), fontsize=7)
+        axes.set_anchor("S")
+    for row, answer, inside in zip(grid, answers, told, strict=True):
+        assert answer.truth is not None
+        row[0].imshow(answer.pixels())
+        row[0].set_xlabel(answer.caption(), fontsize=7)
         scores = inside.scores[0].reshape(inside.hw)
         in_px = response_in_px(scores, inside.prediction.geometry)
-        span = max(float(np.ptp(in_px)), 1e-6)
-        grid[row, 1].imshow(draw.heat(sample.image, (in_px - in_px.min()) / span))
-        grid[row, 1].set_xlabel("CLS similarity", fontsize=7)
-        for place, (piece, cells) in enumerate(words_of(inside)):
-            axes = grid[row, 2 + place]
-            chosen = resize_mask(cells.reshape(inside.hw), sample.image.shape[:2])
-            axes.imshow(dimmed(sample.image, chosen))
+        level = (in_px - in_px.min()) / max(float(np.ptp(in_px)), 1e-6)
+        similar = Cell(draw.heat(answer.image, level), "CLS similarity", truth=answer.truth)
+        row[1].imshow(similar.pixels())
+        row[1].set_xlabel(similar.caption(), fontsize=7)
+        for axes, (piece, cells) in zip(row[2:], words_of(inside), strict=False):
+            chosen = resize_mask(cells.reshape(inside.hw), answer.image.shape[:2])
+            axes.imshow(dimmed(answer.image, chosen))
             axes.set_xlabel(draw_plain(f"selected by\n{piece}"), fontsize=7)
     return to_png(figure)
 

@@ -52,6 +52,8 @@ def run(setting: Setting) -> Outcome:
         images = len({row.image_id for row in keep.rows})
         rows.append({"data": name, "images": images, **scores(keep.rows)})
         say(f"photos: {name}: mIoU {told[0].metrics['mIoU']:.3f}")
-    data = [f"{name} val, {row['images']} photographs" for name, row in zip(DATA, rows, strict=True)]
+    data = [
+        f"{name} val, {row['images']} photographs" for name, row in zip(DATA, rows, strict=True)
+    ]
     numbers = {"reports": reports, "answers": rows}
     return Outcome(numbers, PROTOCOLS, data, learned_from(model), {"bootstrap": 0})

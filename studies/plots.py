@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DPI = 120
 CELL = 1.75  # inches a picture is wide
+SIDE = 512  # px of a picture's longer side, about, before it is scaled into its cell
 WORDS = 23  # characters of a caption's line
 ORANGE, SKY, GREEN, PURPLE, YELLOW, BLUE, RED, GREY = (
     tuple(channel / 255 for channel in colour) for colour in draw.PALETTE
@@ -32,7 +33,8 @@ Mask = NDArray[np.bool_]
 class Cell:
     """One picture of a grid. image: [H, W, 3] uint8. text: below it.
 
-    mask: [H, W] bool, tinted. truth: [H, W] bool, as a white line. iou: told with the text.
+    mask: [H, W] bool, in its own colours on a pale ground. truth: [H, W] bool, as a line.
+    iou: told with the text.
     """
 
     image: Pixels
@@ -42,12 +44,12 @@ class Cell:
     iou: float | None = None
 
     def pixels(self) -> Pixels:
-        """The picture with its masks, enlarged."""
-        if self.mask is None:
-            return self.image
-        return draw.compare(
-            self.image, self.mask, np.zeros_like(self.mask) if self.truth is None else self.truth
-        )
+        """The picture, enlarged; the mask in its own colours, all else pale, the truth a line."""
+        factor = max(1, round(SIDE / max(self.image.shape[:2])))
+        big = _enlarged(self.image, factor)
+        if self.mask is not None:
+            big = spotlight(big, _enlarged(self.mask, factor))
+        return big if self.truth is None else outlined(big, _enlarged(self.truth, factor))
 
     def caption(self) -> str:
         """The words, wrapped, and the IoU."""
@@ -55,6 +57,36 @@ class Cell:
         if self.iou is not None:
             lines.append(f"IoU {100 * self.iou:.0f} %")
         return "\n".join(lines)
+
+
+def spotlight(image: Pixels, mask: Mask) -> Pixels:
+    """The image in pale grey outside the mask, and a red edge around what stays.
+
+    (A tint would be lost among coloured things; without the edge, white things would be.)
+    """
+    import cv2
+
+    grey = image.astype(np.float32).mean(axis=2, keepdims=True)
+    pale = (0.45 * grey + 0.55 * 255).astype(np.uint8)
+    out = np.where(mask[..., None], image, pale)
+    lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(out, lines, -1, draw.PALETTE[6], 3, cv2.LINE_8)
+    return out
+
+
+def outlined(image: Pixels, mask: Mask) -> Pixels:
+    """The mask's outline as a dark line in a white one, so that it is seen on every colour."""
+    import cv2
+
+    out = image.copy()
+    lines, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    for colour, width in ((draw.PAPER, 6), (draw.INK, 2)):
+        cv2.drawContours(out, lines, -1, colour, width, cv2.LINE_8)
+    return out
+
+
+def _enlarged(pixels: Any, factor: int) -> Any:
+    return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def draw_plain(text: str) -> str:
@@ -75,6 +107,7 @@ def new_figure(width: float, height: float) -> Figure:
 def tidy(axes: Axes, **labels: Any) -> None:
     """Labels, a faint grid, no box."""
     axes.set(**labels)
+    axes.title.set_fontsize(11)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -110,6 +143,7 @@ def picture_grid(
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes in grid.flat:
         bare(axes)
+        axes.set_anchor("S")  # captions of a row at one height
     for number, row in enumerate(rows):
         for place, cell in enumerate(row):
             grid[number, place].imshow(cell.pixels(), interpolation="antialiased")

@@ -16,6 +16,7 @@ from refseg.models import Model
 from refseg.types import Prediction, Sample
 from studies.base import Outcome, Setting, learned_from, open_scenes, say
 from studies.plots import Cell, picture_grid
+from studies.questions import Objects
 
 PROTOCOL = "original"
 # name -> kind and strength of `refseg.data.scenes.perturb`
@@ -28,7 +29,8 @@ CHANGES = {
     "article": ("article", 1),
     "filler words": ("filler", 1),
 }
-SHOWN = ("two typos", "slang twice")  # in the picture
+EACH = 2  # survivors and victims shown
+SHOWN = ("two typos", "slang")  # in the pictures
 KEPT, LOST = 0.8, 0.3  # IoU of the pictures' examples: well answered still, or no more
 
 
@@ -46,13 +48,14 @@ class Asked:
         self.samples[sample.key] = sample
         self.masks[sample.key] = np.packbits(prediction.mask)
 
-    def cell(self, key: str, iou: float) -> Cell:
+    def cell(self, key: str, iou: float, objects: Objects) -> Cell:
         """The expression as a picture."""
-        image = self.samples[key].image
-        height, width = image.shape[:2]
+        sample = self.samples[key]
+        height, width = sample.image.shape[:2]
         flat = np.unpackbits(self.masks[key], count=height * width)
         mask = flat.reshape(height, width).astype(np.bool_)
-        return Cell(image, self.texts[key], mask, iou=iou)
+        truth = objects.masks(sample.image_id, (height, width))[objects.target(sample)]
+        return Cell(sample.image, f'"{self.texts[key]}"', mask, truth, iou)
 
 
 Pass = tuple[Report, Asked]
@@ -63,18 +66,18 @@ def run(setting: Setting) -> Outcome:
     model, dataset = setting.loaded, open_scenes("scenes", "val")
     plain = _scored(model, dataset, setting.limit, None)
     rows: list[dict[str, Any]] = []
-    examples: list[tuple[Cell, Cell]] = []
+    pictures = {}
     for name, (kind, strength) in CHANGES.items():
         changed = _scored(model, dataset, setting.limit, spoiler(kind, strength))
         rows.append({"change": name, **compared(plain, changed)})
         say(f"robustness: {name}: mIoU {changed[0].metrics['mIoU']:.3f}")
         if name in SHOWN:
-            examples += survivor_and_victim(plain, changed)
+            examples = survivors_and_victims(plain, changed, Objects(dataset))
+            lines = [list(line) for line in zip(*examples, strict=True)]
+            if lines:
+                file = f"robustness-{name.replace(' ', '-')}.png"
+                pictures[file] = picture_grid(lines, ("as written", name))
     numbers = {**plain[0].to_json(), "changes": rows}
-    pictures = {}
-    if examples:
-        lines = [[before for before, _ in examples], [after for _, after in examples]]
-        pictures["robustness.png"] = picture_grid(lines, ("as written", "changed"))
     seeds = {"scenes": 0, "bootstrap": 0, "changes": "crc32 of the expression's key"}
     return Outcome(numbers, [PROTOCOL], ["scenes val"], learned_from(model), seeds, pictures)
 
@@ -84,9 +87,7 @@ def spoiler(kind: str, strength: int) -> Perturb:
     return lambda text, rng: perturb(text, kind, rng, strength)
 
 
-def _scored(
-    model: Model, dataset: ReferDataset, limit: int | None, change: Perturb | None
-) -> Pass:
+def _scored(model: Model, dataset: ReferDataset, limit: int | None, change: Perturb | None) -> Pass:
     asked = Asked({}, {}, {})
     options = Options(limit, perturb=change, keep=asked)
     return evaluate_all(model, dataset, [PROTOCOL], options=options)[0], asked
@@ -112,16 +113,21 @@ def compared(plain: Pass, changed: Pass) -> dict[str, Any]:
     }
 
 
-def survivor_and_victim(plain: Pass, changed: Pass) -> list[tuple[Cell, Cell]]:
-    """The first question whose answer survives the change, and the first whose does not.
+def survivors_and_victims(plain: Pass, changed: Pass, objects: Objects) -> list[tuple[Cell, Cell]]:
+    """The first answers that survive the change, and the first that do not, of other pictures.
 
-    Both were well answered as written. Pairs of cells: as written, changed.
+    All were good as written. Pairs of cells: as written, changed.
     """
     (report, asked), (after, spoiled) = plain, changed
     rows = zip(report.samples["key"], report.samples["iou"], after.samples["iou"], strict=True)
     good = [row for row in rows if row[1] >= KEPT and asked.texts[row[0]] != spoiled.texts[row[0]]]
-    found = (
-        next((row for row in good if row[2] >= KEPT), None),
-        next((row for row in good if row[2] < LOST), None),
-    )
-    return [(asked.cell(key, a), spoiled.cell(key, b)) for key, a, b in filter(None, found)]
+    found: dict[int, tuple[str, float, float]] = {}
+    for low, high in ((KEPT, 2.0), (0.0, LOST)):
+        wanted = len(found) + EACH
+        for key, before, now in good:
+            if len(found) < wanted and low <= now < high:
+                found.setdefault(asked.samples[key].image_id, (key, before, now))
+    return [
+        (asked.cell(key, before, objects), spoiled.cell(key, now, objects))
+        for key, before, now in found.values()
+    ]

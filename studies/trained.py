@@ -138,10 +138,8 @@ class ClsMaps:
         scores = prediction.maps.get(CLS_MAP)
         if scores is None:
             return
-        mask = self._objects.masks(sample.image_id, prediction.mask.shape)  # type: ignore[arg-type]
-        value = auc(
-            response_in_px(scores, prediction.geometry), mask[self._objects.target(sample)]
-        )
+        mask = self._objects.masks(sample.image_id, prediction.mask.shape)
+        value = auc(response_in_px(scores, prediction.geometry), mask[self._objects.target(sample)])
         if value is not None:
             self.values.append(value)
             self.images.append(sample.image_id)
@@ -198,5 +196,3 @@ def paired(gaps: Sequence[float]) -> dict[str, Any]:
     clear = interval[0] > 0 or interval[1] < 0
     verdict = ("higher" if mean > 0 else "lower") if clear else "inconclusive"
     return {"seeds": len(gaps), "difference": mean, "interval": interval, "verdict": verdict}
-
-

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SHOWN = 4
-EXPRESSIONS = 600
+EXPRESSIONS, BATCH = 600, 32
 FILLED = 0.5  # share of a cell that must be the target's for the cell to count as target
 FEWEST_CELLS, GOOD = 5, 0.6  # of the expressions shown: target's cells, IoU
 PERPLEXITY = 12.0
@@ -50,7 +50,9 @@ def run(setting: Setting) -> Outcome:
     values: dict[str, list[float]] = {kind: [] for kind in KINDS}
     images: list[int] = []
     shown: list[tuple[Sample, Inside]] = []
-    for rows in packed(dataset.groups_by_image(), 32, min(setting.limit or EXPRESSIONS, EXPRESSIONS)):
+    for rows in packed(
+        dataset.groups_by_image(), 32, min(setting.limit or EXPRESSIONS, EXPRESSIONS)
+    ):
         samples = dataset.samples(rows)
         for sample, inside in zip(samples, look_inside(model, samples), strict=True):
             assert sample.mask is not None
@@ -63,12 +65,12 @@ def run(setting: Setting) -> Outcome:
                 values[kind].append(found[kind])
             if _worth_showing(sample, inside, target, shown):
                 shown.append((sample, inside))
-    numbers = {"n": len(images), "rows": [_row(kind, values[kind], images) for kind in KINDS]}
-    numbers["shown"] = [sample.text for sample, _ in shown]
-    say("tsne: " + ", ".join(f"{row['tokens']} {row['AUC']:.3f}" for row in numbers["rows"]))
+    told = [_row(kind, values[kind], images) for kind in KINDS]
+    numbers = {"n": len(images), "rows": told, "shown": [sample.text for sample, _ in shown]}
+    say("tsne: " + ", ".join(f"{row['tokens']} {row['AUC']:.3f}" for row in told))
     pictures = {"tsne.png": picture(shown)} if shown else {}
     seeds = {"scenes": 0, "bootstrap": 0, "t-SNE": "none: it starts from the main components"}
-    return Outcome(numbers, ["none"], ["scenes val"], learned_from(model), seeds, pictures)
+    return Outcome(numbers, [], ["scenes val"], learned_from(model), seeds, pictures)
 
 
 def _row(kind: str, values: Sequence[float], images: Sequence[int]) -> dict[str, Any]:
@@ -119,9 +121,7 @@ def picture(shown: Sequence[tuple[Sample, Inside]]) -> bytes:
         assert sample.mask is not None
         scatter(below, sample, inside)
     handles, labels = grid[1, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8
-    )
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return to_png(figure)
 
 
@@ -142,11 +142,17 @@ def scatter(axes: Axes, sample: Sample, inside: Inside) -> None:
         ("visual expression", visual, RED, "*"),
     ):
         size = 42 if marker == "*" else 20
-        axes.scatter(*points.T, s=size, color=colour, marker=marker, label=name, linewidths=0)
+        axes.scatter(
+            points[:, 0],
+            points[:, 1],
+            s=size,
+            color=colour,
+            marker=marker,
+            label=name,
+            linewidths=0,
+        )
     bare(axes)
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color(GREY)
     axes.margins(0.08)
     axes.set_box_aspect(1)
-
-

@@ -108,9 +108,10 @@ def _training(name: str, parsed: argparse.Namespace) -> Training | None:
     for variant in variants or ():
         if variant not in known:
             raise UnknownName(f"variant of the table {table}", variant, known)
-    chosen = tuple(variants or known)
-    folder = parsed.runs
-    return Training(table, chosen, tuple(parsed.seeds), folder, parsed.steps, tuple(parsed.set))
+    # In the table's order, the paper's own model first: differences then read "ours over theirs".
+    chosen = tuple(name for name in known if not variants or name in variants)
+    seeds, settings = tuple(dict.fromkeys(parsed.seeds)), tuple(parsed.set)
+    return Training(table, chosen, seeds, parsed.runs, parsed.steps, settings)
 
 
 def command(name: str, parsed: argparse.Namespace) -> str:

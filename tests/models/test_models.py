@@ -241,6 +241,18 @@ def test_predictions_are_in_px_and_in_order(model: Model) -> None:
         np.testing.assert_allclose(together.response, single.response, atol=2e-5)
 
 
+def test_a_picture_is_encoded_once_however_many_ask(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    encode = model.method.encode_image
+    monkeypatch.setattr(
+        model.method, "encode_image", lambda images: (seen.append(len(images)), encode(images))[1]
+    )
+    model.predict(toy_samples(2))
+    assert seen == [2]
+
+
 def test_two_pictures_with_one_number_are_two_pictures(model: Model) -> None:
     """A caller who leaves image_id at 0 must not get the first picture's mask for the second."""
     first, _, second, _ = toy_samples(2)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -61,6 +61,8 @@ def test_k_elsewhere() -> None:
 
 
 @given(n=st.integers(1, 4000), percent=st.integers(1, 100))
+@example(n=100, percent=29)
+@example(n=90, percent=70)
 def test_k_is_the_exact_fraction_cut_off(n: int, percent: int) -> None:
     """Integers know what 0.29 * 100 is; floats say 28.999999999999996."""
     assert count_selected(n, percent / 100) == max(1, n * percent // 100)

@@ -1,0 +1,238 @@
+"""docs/results.md and its charts, from docs/results/*.json: `python -m studies.results`.
+
+The words are in studies/text/, one file a section; `$name` in them is filled by the functions
+here. A section whose study has not been run says so, with the command that runs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from refseg.errors import DataError, RefsegError
+from refseg.ops.files import atomic_write_bytes, atomic_write_text
+from studies import tables
+from studies.base import FIGURES, RESULTS
+from studies.charts import CHARTS
+from studies.tables import between, percent
+
+TEXT = Path(__file__).parent / "text"
+PAGE = RESULTS.parent / "results.md"
+Record = Mapping[str, Any]
+Values = Mapping[str, str]
+
+
+def page(results: Path) -> str:
+    """The whole page as Markdown. results: the folder of the studies' files."""
+    records = {name: read(results / f"{name}.json") for name in SECTIONS}
+    parts = [_text("intro", {"summary": _summary(records)})]
+    parts += [_section(name, record) for name, record in records.items()]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def read(path: Path) -> Record | None:
+    """A study's file; None when there is none. Raises DataError for a broken one."""
+    if not path.is_file():
+        return None
+    try:
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: {error}", remedy="run the study again") from error
+    return record
+
+
+def charts(results: Path, figures: Path) -> list[Path]:
+    """Draw the charts of all studies that have been run."""
+    drawn = []
+    for study, made in CHARTS.items():
+        record = read(results / f"{study}.json")
+        if record is not None:
+            for name, draw in made.items():
+                atomic_write_bytes(figures / name, draw(record["numbers"]))
+                drawn.append(figures / name)
+    return drawn
+
+
+def _section(name: str, record: Record | None) -> str:
+    if record is None:
+        heading = (TEXT / f"{name}.md").read_text(encoding="utf-8").splitlines()[0]
+        return f"{heading}\n\nNot run yet. Command: `{COMMANDS[name]}`"
+    return _text(name, {**SECTIONS[name](record["numbers"]), "made": made(record)})
+
+
+def _text(name: str, values: Values) -> str:
+    return Template((TEXT / f"{name}.md").read_text(encoding="utf-8")).substitute(values)
+
+
+def made(record: Record) -> str:
+    """Where a section's numbers come from, in one paragraph."""
+    machine, model = record["machine"], record["model"]
+    seeds = ", ".join(f"{key} {_plain(value)}" for key, value in record["seeds"].items())
+    told = [f"`{record['command']}`", record["date"], f"{record['minutes']:.1f} min"]
+    if model is not None:
+        trained = ", ".join(
+            f"{key} {_plain(model[key])}" for key in ("recipe", "steps", "seed") if key in model
+        )
+        told.append(f"model {model['name']} ({trained}; weights sha256 {model['sha256']})")
+    cores = machine["cores"]
+    told.append(f"learned from {record['labels']}")
+    told += [f"protocol {name}" for name in record["protocols"]]
+    told += [
+        f"data: {', '.join(record['data'])}",
+        f"seeds: {seeds}",
+        f"{cores} core{'s' if cores != 1 else ''} of {machine['cpu']}, {machine['threads']} used"
+        + (f", {machine['gpu']}" if machine.get("gpu") else ""),
+        f"torch {machine['torch']}, Python {machine['python']}",
+    ]
+    return "<sub>Made by " + " · ".join(told) + "</sub>"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+# -- what fills each section -------------------------------------------------------------------
+
+
+def _summary(records: Mapping[str, Record | None]) -> str:
+    main, photos = records["main"], records["photos"]
+    lines = []
+    if main is not None:
+        lines.append(f"- Rendered scenes: {_beside(main['numbers'], 'scenes')}")
+    if photos is not None:
+        lines.append(f"- Real photographs: {_beside(photos['numbers'], 'refcoco')}")
+    return "\n".join(lines) or "Nothing has been measured yet."
+
+
+def _beside(numbers: Record, data: str) -> str:
+    """The model on `data` val under `original`, and the best of the baselines there."""
+    reports = [
+        r
+        for r in numbers["reports"]
+        if (r["data"], r["split"], r["protocol"]) == (data, "val", "original")
+    ]
+    ours = next(r for r in reports if not r["model"].startswith("baseline:"))
+    rest = [r for r in reports if r is not ours]
+    best = max(rest, key=lambda r: r["metrics"]["mIoU"])
+    name = best["model"].removeprefix("baseline:").replace("-", " ")
+    return (
+        f"mIoU {percent(ours['metrics']['mIoU'])} % (95 % interval "
+        f"{between(ours['intervals']['mIoU'])}), oIoU {percent(ours['metrics']['oIoU'])} % on the "
+        f"{ours['n']:,} expressions of {data} val under `original`. The best of the three trivial "
+        f"baselines, the {name}, has mIoU {percent(best['metrics']['mIoU'])} %."
+    )
+
+
+def _main(numbers: Record) -> Values:
+    low, high = (percent(bound) for bound in numbers["size bounds"])
+    return {
+        "finding": _beside(numbers, "scenes"),
+        "original": tables.main_scores(numbers, "original"),
+        "lavt480": tables.main_scores(numbers, "lavt-480"),
+        "baselines": tables.baselines(numbers),
+        "by_size": tables.groups(numbers["by size"], "target"),
+        "by_kind": tables.groups(numbers["by kind"], "expression"),
+        "by_style": tables.groups(numbers["by style"], "style"),
+        "low": low,
+        "high": high,
+    }
+
+
+def _photos(numbers: Record) -> Values:
+    return {
+        "finding": _beside(numbers, "refcoco"),
+        "original": tables.main_scores(numbers, "original"),
+        "lavt480": tables.main_scores(numbers, "lavt-480"),
+        "baselines": tables.baselines(numbers),
+        "answers": tables.groups(numbers["answers"], "data"),
+    }
+
+
+def _robustness(numbers: Record) -> Values:
+    return {"table": tables.robustness(numbers)}
+
+
+def _consistency(numbers: Record) -> Values:
+    return {"table": tables.consistency(numbers)}
+
+
+def _ksweep(numbers: Record) -> Values:
+    values = [row["mIoU"] for row in numbers["rows"]]
+    spread = f"{100 * (max(values) - min(values)):.2f}"
+    return {"table": tables.ksweep(numbers), "spread": spread}
+
+
+def _ksweep_train(numbers: Record) -> Values:
+    return {"table": tables.variants(numbers), "pairs": tables.pairs(numbers)}
+
+
+def _tsne(numbers: Record) -> Values:
+    by = {row["tokens"]: row for row in numbers["rows"]}
+    language, visual = by["language"], by["visual"]
+    closer = visual["interval"][0] > language["interval"][1]
+    farther = visual["interval"][1] < language["interval"][0]
+    word = "better than" if closer else "worse than" if farther else "not clearly otherwise than"
+    return {"table": tables.tokens(numbers), "n": f"{numbers['n']:,}", "word": word}
+
+
+def _figures(numbers: Record) -> Values:
+    return {"table": tables.cls_maps(numbers), "n": f"{numbers['n']:,}"}
+
+
+def _ablation(numbers: Record) -> Values:
+    return {
+        "table": tables.variants(numbers),
+        "pairs": tables.pairs(numbers),
+        "note": numbers["note"],
+        "steps": f"{numbers['steps']:,}",
+        "n": f"{numbers['n']:,}",
+    }
+
+
+#: Sections of the page in order: the study's file -> what fills its text.
+SECTIONS: Mapping[str, Callable[[Record], Values]] = {
+    "main": _main,
+    "photos": _photos,
+    "robustness": _robustness,
+    "consistency": _consistency,
+    "ablation-guidance": _ablation,
+    "ablation-contrastive": _ablation,
+    "ksweep": _ksweep,
+    "ksweep-train": _ksweep_train,
+    "tsne": _tsne,
+    "figures": _figures,
+}
+COMMANDS = {
+    **{name: f"python -m studies.vega {name}" for name in SECTIONS},
+    "ablation-guidance": "python -m studies.vega ablation --table guidance --seeds 0 1 2",
+    "ablation-contrastive": "python -m studies.vega ablation --table contrastive --seeds 0 1 2",
+    "ksweep-train": "python -m studies.vega ksweep --mode train --seeds 0 1 2",
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Write the page and the charts; 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m studies.results", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--figures", type=Path, default=FIGURES, help="folder of the pictures")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page to write")
+    parsed = parser.parse_args(words)
+    try:
+        drawn = charts(parsed.results, parsed.figures)
+        atomic_write_text(parsed.page, page(parsed.results))
+    except RefsegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{parsed.page}, {len(drawn)} charts")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
