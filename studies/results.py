@@ -62,11 +62,17 @@ def _section(name: str, record: Record | None) -> str:
     if record is None:
         heading = (TEXT / f"{name}.md").read_text(encoding="utf-8").splitlines()[0]
         return f"{heading}\n\nNot run yet. Command: `{COMMANDS[name]}`"
-    return _text(name, {**SECTIONS[name](record["numbers"]), "made": made(record)})
+    return _text(name, {**SECTIONS[name](record["numbers"]), **_common(record)})
 
 
 def _text(name: str, values: Values) -> str:
     return Template((TEXT / f"{name}.md").read_text(encoding="utf-8")).substitute(values)
+
+
+def _common(record: Record) -> Values:
+    """What every section may use: its source, and the pictures its study has left."""
+    lines = (f"![{PICTURES[name]}](figures/{name})" for name in record["pictures"])
+    return {"made": made(record), "pictures": "\n\n".join(lines)}
 
 
 def made(record: Record) -> str:
@@ -214,6 +220,17 @@ COMMANDS = {
     "ablation-guidance": "python -m studies.vega ablation --table guidance --seeds 0 1 2",
     "ablation-contrastive": "python -m studies.vega ablation --table contrastive --seeds 0 1 2",
     "ksweep-train": "python -m studies.vega ksweep --mode train --seeds 0 1 2",
+}
+
+
+#: Pictures that studies leave (if they find something to show), and what is to be seen on them.
+PICTURES = {
+    "consistency.png": "three objects of scenes val with three expressions each",
+    "gallery.png": "best, middle and worst answers",
+    "inside.png": "the mask, the CLS token's similarity and the pixels that each word selects",
+    "robustness-slang.png": "answers as written and after slang",
+    "robustness-two-typos.png": "answers as written and after two typos",
+    "tsne.png": "pictures above, their tokens placed by t-SNE below",
 }
 
 

@@ -64,14 +64,14 @@ def vega_scenes() -> Recipe:
     """VEGA small enough for two cores, on the embedded world; the bundled checkpoint.
 
     Command: refseg train vega_scenes --out runs/vega_scenes
-    Hardware: two CPU cores, about two hours; minutes on any GPU. Score: see docs/results.md.
+    Hardware: two CPU cores, about 50 minutes. Score: see docs/results.md.
 
     What must not change is VEGA's (selection, guidance set, decoder that listens, CLS-row loss).
-    What differs, because nothing is pre-trained and the encoder's finest cell is 4 px: a learned
-    position table, pixels selected at stride 16, a Dice term, four logits per finest cell,
-    group norm, learning rate 1e-3 with warm-up and cosine, EMA. No augmentation: it sees each
-    sentence about once. It learns from 12,000 images
-    of its own (seed 1) in all three styles, of which none is in the standard `scenes`.
+    What differs, because nothing is pre-trained and the encoder's finest cell is 4 px: a position
+    table that starts from sines, four fusion heads, pixels selected at stride 16, a Dice term,
+    four logits per finest cell, group norm, learning rate 6e-4 with warm-up and cosine, EMA.
+    No augmentation: it sees each sentence about once. It learns from 12,000 images of its own
+    (seed 1) in all three styles, of which none is in the standard `scenes`.
     """
     return Recipe(
         name="vega_scenes",
@@ -96,6 +96,7 @@ def vega_scenes() -> Recipe:
                 drop=0.0,
                 frozen="none",
             ),
+            fusion_heads=4,
             selection=SelectionConfig(stage=3, heads=4),
             decoder=DecoderConfig(widths=(128, 128, 64, 32), heads=4, norm="group", subpixel=2),
             loss=LossConfig(dice=1.0),
@@ -108,9 +109,9 @@ def vega_scenes() -> Recipe:
         preprocess=PreprocessConfig(size=128),
         tokens=TokenConfig(vocabulary=600, max_words=24),
         train=TrainConfig(
-            steps=10_000,
+            steps=6_000,
             batch_size=32,
-            lr=1e-3,
+            lr=6e-4,
             weight_decay=1e-2,
             schedule="cosine",
             warmup=300,

@@ -1,0 +1,167 @@
+"""The pages keep up with the code: links, names, settings, tables, lists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from refseg.metrics.protocols import PROTOCOLS, Protocol
+from refseg.recipes.catalog import RECIPES, get_recipe
+from refseg.recipes.overrides import apply_overrides, leaf_keys
+from tests.pages import DOCS, PAGES, ROOT, page_id, prose, spans, table_rows, text_of
+from tests.test_levels import MAY_IMPORT
+
+DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
+NAMED = re.compile(r"((?:refseg|tests|docs|benchmarks|studies)/[\w./-]*)(?::([\w.]+))?")
+SETTING = re.compile(r"(?:data|method|preprocess|tokens|weights|train)\.[\w.]+(?:=.+)?|select=\w+")
+
+pages = pytest.mark.parametrize("page", PAGES, ids=page_id)
+
+
+# -- links, files, functions, settings -------------------------------------------------------
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        found = page.parent / name if name else page
+        assert found.exists(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", text_of(found), re.M)
+            slugs = [re.sub(r"[^\w -]", "", head).lower().replace(" ", "-") for head in heads]
+            assert anchor in slugs, target
+
+
+@pages
+def test_named_files_and_functions_are_there(page: Path) -> None:
+    for span in spans(page):
+        named = NAMED.fullmatch(span)
+        if named is None or "NAME" in span:
+            continue
+        path = ROOT / named[1]
+        assert path.exists(), span
+        if named[2]:
+            assert named[2] in definitions(path), span
+
+
+@cache
+def definitions(path: Path) -> frozenset[str]:
+    """Functions, classes and their methods as "name" and "Class.name"."""
+
+    def walk(node: ast.AST, prefix: str) -> Iterator[str]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.FunctionDef | ast.ClassDef):
+                yield prefix + child.name
+                yield from walk(child, f"{prefix}{child.name}.")
+
+    return frozenset(walk(ast.parse(path.read_text(encoding="utf-8")), ""))
+
+
+@pages
+def test_named_settings_can_be_set(page: Path) -> None:
+    recipe = get_recipe("vega_scenes")
+    keys = set(leaf_keys(recipe))
+    for span in spans(page):
+        for word in span.removeprefix("--set ").split():
+            if not SETTING.fullmatch(word) or word.endswith((".py", ".md")):
+                continue
+            if "=" in word:
+                apply_overrides(recipe, [word])
+            else:
+                assert any(f"{key}.".startswith(f"{word}.") for key in keys), word
+
+
+def test_every_equation_of_the_paper_is_on_its_page() -> None:
+    rows = [row[0] for row in table_rows(DOCS / "papers.md", "| paper | code |")]
+    for number in range(1, 6):
+        assert any(re.match(rf"Eq\. .*\b{number}\b", row) for row in rows), number
+
+
+def test_messages_in_troubleshooting_are_said_somewhere() -> None:
+    sources = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "refseg").rglob("*.py"))
+    said = re.sub(r"\"\s*\n\s*f?\"", "", sources)
+    messages = re.findall(r"^\| `([^`]+)` \|", text_of(DOCS / "troubleshooting.md"), re.M)
+    assert len(messages) > 20
+    assert [message for message in messages if message not in said] == []
+
+
+@pages
+def test_no_machine_is_named(page: Path) -> None:
+    assert not re.search(r"(?<![\w.~])/(?:work|tmp|root|home)/", text_of(page))
+
+
+# -- tables and lists -------------------------------------------------------------------------
+
+
+def test_every_recipe_is_on_the_page_about_training() -> None:
+    rows = table_rows(DOCS / "train.md", "| recipe |")
+    assert sorted(row[0].strip("`") for row in rows) == sorted(RECIPES)
+
+
+def test_the_tables_of_protocols_are_the_protocols() -> None:
+    page = DOCS / "compare-methods.md"
+    rules = table_rows(page, "| protocol | masks")
+    assert rules == [[f"`{p.name}`", *told(p)] for p in PROTOCOLS.values()]
+    sources = table_rows(page, "| protocol | where")
+    assert sources == [
+        [f"`{p.name}`", p.source, ", ".join(p.published)] for p in PROTOCOLS.values()
+    ]
+
+
+def told(protocol: Protocol) -> list[str]:
+    """A protocol's rules in the words of the page."""
+    frames = {"original": "the image's own", "net": "the network's"}
+    frame = protocol.frame
+    bound = f"{'>' if protocol.strict else '>='} {protocol.threshold:g}"
+    made = {
+        "mask": "the method's own",
+        "threshold": f"probability {bound}, {protocol.resample}",
+        "minmax": f"stretched to 0..1, {bound}, {protocol.resample}",
+        "positive": f"any positive response, {protocol.resample}",
+    }
+    first = protocol.pr_thresholds[0]
+    return [
+        frames[frame] if isinstance(frame, str) else "{} x {}".format(*frame),
+        made[protocol.binarise],
+        protocol.mask_rule,
+        (">=" if protocol.pr_inclusive else ">") + ("" if first == 0.5 else f", from {first:g}"),
+        f"{protocol.empty:g}",
+        f"{protocol.epsilon:g}" if protocol.epsilon else "-",
+        "I / area(prediction)" if protocol.crowd else "-",
+        protocol.absence,
+    ]
+
+
+def test_every_unit_has_its_level_in_contributing() -> None:
+    cells = " ".join(row[1] for row in table_rows(ROOT / "CONTRIBUTING.md", "| level |"))
+    assert set(re.findall(r"`(\w+)`", cells)) == {u for u in MAY_IMPORT if not u.startswith("_")}
+
+
+def test_the_index_leads_to_every_page() -> None:
+    linked = set(re.findall(r"\]\(([^)]+)\)", text_of(DOCS / "index.md")))
+    assert {p.name for p in DOCS.glob("*.md")} - linked == {"index.md"}
+
+
+def test_decisions_are_numbered_listed_and_whole() -> None:
+    rows = table_rows(DOCS / "decisions" / "README.md", "| | |")
+    titles = [text_of(page).split("\n")[0] for page in DECISIONS]
+    listed = [(number, link.partition("](")[0].removeprefix("[")) for number, link in rows]
+    assert titles == [f"# {number}. {title}" for number, title in listed]
+    for number, page in enumerate(DECISIONS, start=1):
+        assert page.name.startswith(f"{number:04d}-")
+        heads = re.findall(r"^## (.+)$", text_of(page), re.M)
+        assert heads == ["Context", "Decision", "Rejected", "Consequence"], page.name
+
+
+def test_the_log_is_newest_first() -> None:
+    dates = re.findall(r"^## (\d{4}-\d{2}-\d{2}): .+$", text_of(DOCS / "log.md"), re.M)
+    assert dates == sorted(dates, reverse=True)
+    assert len(dates) == text_of(DOCS / "log.md").count("\n## ")
