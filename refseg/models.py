@@ -88,11 +88,15 @@ def build_method(name: str, config: Any) -> Any:
 def build(recipe: Recipe, texts: Iterable[str]) -> Model:
     """The untrained model of a recipe, with the weights it starts from.
 
-    texts: training expressions, from which word pieces are learned if the recipe says so.
+    texts: training expressions, from which word pieces are learned if the recipe says so
+    (never where it starts from a whole model, which brings its own).
     Raises ModelError when stated weights are absent: nothing starts from random ones instead.
     """
     tokens = recipe.tokens
-    if tokens.source == "data":
+    if recipe.weights.model is not None:
+        # The weights know the pieces they were trained with and no others.
+        tokenizer = load_tokenizer(find_model(recipe.weights.model), tokens.max_words)
+    elif tokens.source == "data":
         tokenizer = train_wordpiece(texts, size=tokens.vocabulary, max_words=tokens.max_words)
     else:
         tokenizer = load_tokenizer(local_folder(tokens.source), tokens.max_words)

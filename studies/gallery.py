@@ -122,7 +122,7 @@ def inside_picture(answers: Sequence[Cell], told: Sequence[Inside]) -> bytes:
             chosen = resize_mask(cells.reshape(inside.hw), answer.image.shape[:2])
             axes.imshow(dimmed(answer.image, chosen))
             axes.set_xlabel(draw_plain(f"selected by\n{piece}"), fontsize=7)
-    return to_png(figure)
+    return to_png(figure, colours=256)
 
 
 def words_of(inside: Inside) -> list[tuple[str, np.ndarray]]:

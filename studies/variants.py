@@ -43,7 +43,7 @@ TABLES: dict[str, Variants] = {
         "all": ("method.selection.attention=all",),
         "none": ("method.selection.attention=none",),
     },
-    "fusion": {  # the author's later question: does it help without early fusion?
+    "fusion": {  # VIPA's question: does it help without early fusion?
         "early": (),
         "late": ("method.fusion=late",),
         "late, language": ("method.fusion=late", "method.guidance=language"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -55,6 +56,8 @@ def train(
         from refseg.recipes.runner import run_recipe
 
         result = run_recipe(resolved, run, command=shlex.join(words))
+    if os.environ.get("RANK", "0") != "0":
+        return  # under torchrun the first process speaks for all
     if json:
         told = {"run": str(run), "model": str(result.model), "metrics": dict(result.metrics)}
         ui.emit_json({**told, "skipped": list(result.skipped)})

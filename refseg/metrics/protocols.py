@@ -13,7 +13,7 @@ from typing import Literal
 
 from refseg.errors import UnknownName
 from refseg.metrics.iou import PR_THRESHOLDS
-from refseg.ops.masks import MaskRule, Rasteriser, Resample
+from refseg.ops.masks import MaskRule, Resample
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Protocol:
     absence: how a method says "no such thing": by its flag, by an empty mask, or by either.
         With "either", a flagged prediction scores as an empty mask; with "flag" it loses its
         intersection but keeps its union, and a flag on a no-target expression adds no union.
-    mask_rule, rasteriser: how the data set must decode targets for this protocol.
+    mask_rule: how the data set must join the parts of a target for this protocol.
     published: the metrics its source prints. source: where the rules come from.
     """
 
@@ -54,7 +54,6 @@ class Protocol:
     rec_inclusive: bool = False
     absence: Literal["flag", "mask", "either"] = "either"
     mask_rule: MaskRule = "union"
-    rasteriser: Rasteriser = "coco"
     unit: str = "every expression"
     published: tuple[str, ...] = ("mIoU", "oIoU", "Pr@0.5", "Pr@0.6", "Pr@0.7", "Pr@0.8", "Pr@0.9")
 
@@ -150,9 +149,9 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(
             "phrasecut",
-            "the method's own mask at the image's own size; targets filled by PIL",
-            "PhraseCut's official evaluator (a phrase without a prediction scores 0)",
-            rasteriser="pil",
+            "the method's own mask at the image's own size; an empty union scores 0",
+            "PhraseCut's official evaluator (a phrase without a prediction scores 0); its reader "
+            "fills targets with PIL as it does",
             unit="every phrase",
         ),
     )

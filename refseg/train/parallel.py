@@ -40,7 +40,9 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """
     AcceleratorState._reset_state(reset_partial_state=True)
     unused = DistributedDataParallelKwargs(find_unused_parameters=config.find_unused)
-    return Accelerator(cpu=config.cpu, mixed_precision="no", kwargs_handlers=[unused])
+    # Without a GPU accelerate forms a group of processes only if it is told so.
+    cpu = config.cpu or not torch.cuda.is_available()
+    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[unused])
 
 
 class LossModule(nn.Module):
@@ -83,11 +85,17 @@ def wrap(accelerator: Accelerator, method: nn.Module, config: TrainConfig) -> nn
 def _shard(module: LossModule) -> None:
     """Large blocks of module lists one by one, the rest together. Scalars cannot be sharded:
     each process keeps its own copy and `sync_scalars` averages their gradients.
+
+    Only the innermost lists count: a method may reach into a block that holds blocks (VEGA runs
+    Swin's stages part by part), and such a block's own forward, which would gather its shards,
+    is then never called.
     """
     scalars = {parameter for parameter in module.parameters() if parameter.ndim == 0}
     for child in module.method.modules():
         if isinstance(child, nn.ModuleList):
             for block in child:
+                if any(isinstance(inner, nn.ModuleList) for inner in block.modules()):
+                    continue
                 if sum(p.numel() for p in block.parameters()) >= SHARD_FROM:
                     fully_shard(block, ignored_params=scalars)
     fully_shard(module, ignored_params=scalars)

@@ -26,7 +26,7 @@ class SelectionConfig(MethodConfig):
     pre_norm: a norm on E before it asks (ours: divided by K, E is far smaller than a pixel and
         would hear every pixel alike). With it the size of E changes nothing, so `divide_by_k` and
         "masked" against "unmasked" make no difference: their gap in Table 4d must be noise, or
-        the authors' code has no such norm.
+        the paper's code has no such norm.
     attention: pixels the cross-attention sees: "selected", "all", or "none" (Table 4e).
     cues: whose tokens ask: "both", "global" (CLS), "local" (words), or "none", which asks
         with learned queries that know nothing of the text (Table 3b; paper silent on "none").
@@ -90,7 +90,7 @@ class VegaConfig(MethodConfig):
     """The whole method.
 
     guidance: what the decoder listens to (Table 2): "language", "enhanced",
-        "language+visual", "enhanced+visual", or "visual" (the author's later choice).
+        "language+visual", "enhanced+visual", or "visual" (VIPA's choice, which repeats the idea).
     fusion: where words enter the encoder: "early" (each stage), "late" (after the last
         stage, so one encoding serves many expressions), or "none".
     fusion_heads: heads of the fusion attention (LAVT: 1). gate_zero_init: start as plain Swin.

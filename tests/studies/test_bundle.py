@@ -1,0 +1,38 @@
+"""Putting a trained model into the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from refseg import models
+from refseg.doctor import shipped
+from refseg.errors import ModelError
+from studies import bundle as bundling
+from tests.methods.toy import toy_model
+
+
+def test_a_bundle_is_whole_small_and_nearly_the_same(tmp_path: Path) -> None:
+    trained = toy_model("vega")
+    models.save(tmp_path / "run" / "model", trained)
+    for _ in range(2):  # the second replaces the first
+        folder = bundling.bundle(tmp_path / "run", "toy", tmp_path / "checkpoints")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["toy"]
+    assert shipped(folder).status == "ok"
+    back = models.load(folder)
+    assert back.name == "toy"
+    one, other = trained.method.state_dict(), back.method.state_dict()
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-6)
+
+
+def test_too_big_is_refused_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models.save(tmp_path / "run" / "model", toy_model("vega"))
+    monkeypatch.setattr(bundling, "LIMIT_BYTES", 1000)
+    with pytest.raises(ModelError, match="would be"):
+        bundling.bundle(tmp_path / "run", "toy", tmp_path / "checkpoints")
+    assert list((tmp_path / "checkpoints").iterdir()) == []
