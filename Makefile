@@ -1,5 +1,6 @@
 # make          what can be made
 # make demo     install, then the main job: masks for expressions, a table and a page
+# make studies  measure the bundled model and rewrite docs/results.md; make bench: time and memory
 # make test     every test; make check: format, lint, types, import levels, docs match --help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help venv demo test check format docs bench clean
+.PHONY: help venv demo test check format docs studies bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -39,6 +40,10 @@ format: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m refseg.cli.docs
+
+studies: $(READY)
+	$(BIN)/python -m studies.vega all
+	$(BIN)/python -m studies.results
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
