@@ -219,6 +219,7 @@ def save(folder: Path, model: Model, *, half: bool = False) -> None:
         if half:
             state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
         save_file(state, temporary / "model.safetensors")
+        (temporary / "model.safetensors").chmod(0o644)  # safetensors: for its owner alone
         model.tokenizer.save(temporary / "tokenizer.json")
         text = json.dumps(described.model_dump(mode="json"), indent=1)
         (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
