@@ -23,6 +23,7 @@ from studies.tables import between, percent
 
 TEXT = Path(__file__).parent / "text"
 PAGE = RESULTS.parent / "results.md"
+README = RESULTS.parents[1] / "README.md"
 Record = Mapping[str, Any]
 Values = Mapping[str, str]
 
@@ -234,6 +235,16 @@ PICTURES = {
 }
 
 
+def with_summary(readme: str, results: Path) -> str:
+    """The README with the page's summary between its two markers."""
+    begin, end = "<!-- results:begin -->", "<!-- results:end -->"
+    before, rest = readme.split(begin)
+    after = rest.split(end)[1]
+    link = "All scores, with protocols, seeds and intervals: [docs/results.md](docs/results.md)."
+    told = _summary({name: read(results / f"{name}.json") for name in ("main", "photos")})
+    return f"{before}{begin}\n{told}\n\n{link}\n{end}{after}"
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Write the page and the charts; 2 for bad input."""
     parser = argparse.ArgumentParser(prog="python -m studies.results", description=__doc__)
@@ -244,6 +255,9 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         drawn = charts(parsed.results, parsed.figures)
         atomic_write_text(parsed.page, page(parsed.results))
+        if parsed.page == PAGE:
+            readme = README.read_text(encoding="utf-8")
+            atomic_write_text(README, with_summary(readme, parsed.results))
     except RefsegError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -453,3 +453,8 @@ def test_a_broken_result_is_named(measured: Path, tmp_path: Path) -> None:
     told = ["--results", str(tmp_path / "results"), "--figures", str(tmp_path)]
     assert results.main([*told, "--page", str(tmp_path / "page.md")]) == 2
     assert not (tmp_path / "page.md").exists()
+
+
+def test_the_readme_has_the_summary() -> None:
+    readme = results.README.read_text(encoding="utf-8")
+    assert results.with_summary(readme, results.RESULTS) == readme
