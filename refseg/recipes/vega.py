@@ -18,7 +18,7 @@ def vega_refcoco() -> Recipe:
     """VEGA on RefCOCO, Table 1: oIoU 75.35 val, 77.97 testA, 71.94 testB (protocol lavt-480).
 
     Command: torchrun --nproc-per-node 4 -m refseg train vega_refcoco --set data.name=DIR
-    Hardware: the paper used 4 RTX 3090; about two days. Not reproduced here.
+    Hardware: the paper used 4 RTX 3090 and states no hours. Not reproduced here.
     Decisions where the paper is silent: one random sentence per ref and epoch, raw text, no
     augmentation, weight decay 1e-2, poly power 0.9, BERT embeddings frozen, loss weights 1 and 1.
     """

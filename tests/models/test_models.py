@@ -17,6 +17,8 @@ from refseg import models
 from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ModelError, RefsegError, UnknownName
 from refseg.models import Model
+from refseg.recipes.base import Recipe, TokenConfig, WeightsConfig
+from refseg.train.config import TrainConfig
 from tests.methods.toy import toy_model, toy_samples
 
 
@@ -293,3 +295,20 @@ def test_preprocessing_travels(model: Model, tmp_path: Path) -> None:
     own = PreprocessConfig(size=48, fit="letterbox", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     models.save(tmp_path / "m", replace(model, preprocess=own))
     assert models.load(tmp_path / "m").preprocess == own
+
+
+def test_starting_from_a_whole_model_brings_its_word_pieces(folder: Path, model: Model) -> None:
+    """Pieces learned anew would give the old embeddings other meanings."""
+    recipe = Recipe(
+        name="further",
+        method_name="vega",
+        method=model.method.config,
+        preprocess=model.preprocess,
+        tokens=TokenConfig(max_words=model.tokenizer.max_words),
+        weights=WeightsConfig(model=str(folder)),
+        train=TrainConfig(steps=1),
+    )
+    built = models.build(recipe, ["quite other words", "than the old ones"])
+    assert built.tokenizer.tokenizer.get_vocab() == model.tokenizer.tokenizer.get_vocab()
+    old, new = model.method.state_dict(), built.method.state_dict()
+    assert all(torch.equal(new[name], value) for name, value in old.items())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from refseg.nn.vision import SwinPyramid, SwinVisionConfig
+from refseg.nn.vision import SwinPyramid, SwinVisionConfig, sine_positions
 
 SMALL = {
     "image_size": 64,
@@ -223,3 +223,26 @@ def test_channels_last_images_can_be_trained_on() -> None:
 
 def test_there_is_no_unused_norm() -> None:
     assert "swin.layernorm.weight" not in dict(pyramid().named_parameters())
+
+
+def test_sine_positions_tell_every_cell_apart_and_ramp_across() -> None:
+    table = sine_positions(8, 16)
+    assert table.shape == (64, 16)
+    assert table.abs().max() <= 0.5
+    distances = torch.cdist(table, table) + 9 * torch.eye(64)
+    assert distances.min() > 0.05
+    # Channels alternate between row and column; the first ones fall from side to side.
+    grid = table.view(8, 8, 16)
+    assert (grid[1:, :, 0] < grid[:-1, :, 0]).all()
+    assert (grid[:, 1:, 1] < grid[:, :-1, 1]).all()
+    assert torch.equal(grid[0, :, 0], grid[0, :1, 0].expand(8))
+
+
+def test_the_position_table_starts_from_sines() -> None:
+    pyramid = SwinPyramid(
+        SwinVisionConfig(
+            image_size=32, width=8, depths=(1, 1, 1, 1), heads=(1, 1, 1, 1), window=4,
+            absolute_positions=True,
+        )
+    )  # fmt: skip
+    assert torch.equal(pyramid.swin.embeddings.position_embeddings[0], sine_positions(8, 8))
