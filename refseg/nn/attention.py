@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+#: Up to so many keys the plain form is faster on a CPU, forward and backward.
+FEW_KEYS = 64
+
 
 class Attention(nn.Module):
     """Multi-head attention, queries and keys of their own widths; masks are boolean.
@@ -30,17 +33,29 @@ class Attention(nn.Module):
         q = _split_heads(self.q(query), self.heads)
         k, v = (_split_heads(part, self.heads) for part in self.kv(keys).chunk(2, dim=-1))
         if allowed is None:
-            return self._join(F.scaled_dot_product_attention(q, k, v))
+            return self._join(_attend(q, k, v, None))
         mask = allowed[:, None] if allowed.ndim == 2 else allowed  # [B, Q or 1, K]
         seen = mask.any(dim=-1, keepdim=True)
         mask = (mask | ~seen)[:, None]
         # Masked after the last map, whose bias would otherwise speak for what nobody saw.
-        return self._join(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)) * seen
+        return self._join(_attend(q, k, v, mask)) * seen
 
     def _join(self, attended: Tensor) -> Tensor:
         batch, _, length, _ = attended.shape
         joined: Tensor = self.out(attended.transpose(1, 2).reshape(batch, length, -1))
         return joined
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k') v per head, [B, heads, Q, D / heads]. mask: broadcast to [B, heads, Q, K]."""
+    if q.device.type != "cpu" or k.shape[-2] > FEW_KEYS:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    # torch's fused CPU kernel spends most of its time on bookkeeping when pixels ask a few words.
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    attended: Tensor = scores.softmax(dim=-1).to(v.dtype) @ v
+    return attended
 
 
 def _split_heads(x: Tensor, heads: int) -> Tensor:

@@ -14,9 +14,12 @@ class TrainConfig(BaseModel):
 
     steps, epochs: length of the run; give exactly one. An epoch is `samples // batch_size` steps;
     the remainder differs each epoch because the order does.
-    batch_size: samples per step over all processes and micro-batches together.
+    batch_size: samples per step over all processes and micro-batches together (a recipe with
+    data.per_image > 1 counts groups of up to so many expressions about one image instead).
     accumulate: micro-batches per process and step (memory against time; same result for
     methods without batch statistics). precision: "bf16" runs forward and loss under autocast.
+    optimiser: "adamw", or "muon": matrices step by Muon (orthogonalised momentum, its size matched
+    to AdamW's, so that one learning rate serves both), tables, norms, biases and kernels by AdamW.
     lr: base learning rate; warmup: steps of linear rise; poly_power, step_at (fractions of the
     run), step_factor: see `schedule.lr_factor`. clip_norm: total gradient norm, None for none.
     ema: decay of the averaged weights that are evaluated and exported, None for none.
@@ -50,7 +53,7 @@ class TrainConfig(BaseModel):
     accumulate: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
 
-    optimiser: Literal["adamw"] = "adamw"
+    optimiser: Literal["adamw", "muon"] = "adamw"
     lr: float = Field(default=3e-5, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(default=1e-2, ge=0, allow_inf_nan=False)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -85,6 +88,8 @@ class TrainConfig(BaseModel):
             )
         if isinstance(self.evaluate_every, int) and self.evaluate_every < 1:
             raise ValueError(f"evaluate_every must be at least 1, not {self.evaluate_every}")
+        if self.optimiser == "muon" and self.fsdp:
+            raise ValueError("muon turns whole matrices, fsdp cuts them up: use adamw with fsdp")
         if any(not 0 < at < 1 for at in self.step_at):
             raise ValueError(f"step_at holds fractions of the run in 0..1, not {self.step_at}")
         return self

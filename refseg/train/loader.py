@@ -13,7 +13,8 @@ from refseg.errors import RefsegError
 from refseg.train.plan import Plan
 from refseg.types import Batch
 
-MakeBatch = Callable[[list[int], int], Batch]
+#: A `Batch`, or whatever the module at hand takes that has `to(device)` and a length.
+MakeBatch = Callable[[list[int], int], Any]
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class _MicroBatches(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.plan)
 
-    def __getitem__(self, number: int) -> Batch | _Failure:
+    def __getitem__(self, number: int) -> Any:
         indices, epoch = self.plan.micro_batch(number)
         try:
             return self.make_batch(indices, epoch)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,29 +13,76 @@ from refseg.train.config import TrainConfig
 
 
 def build_optimiser(method: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW with the groups' factors on learning rate and weight decay.
+    """The configured optimiser with the groups' factors on learning rate and weight decay.
 
     Raises AssertionError when the groups miss a trainable parameter or list one twice: a
     parameter in no group would silently never learn.
     """
     groups = cast(Method, method).parameter_groups()
     check_groups(method, groups)
+    options = [
+        {
+            "name": group.name,
+            "params": list(group.parameters),
+            "lr": config.lr * group.lr_scale,
+            "lr_scale": group.lr_scale,
+            "weight_decay": config.weight_decay * group.decay_scale,
+        }
+        for group in groups
+    ]
+    if config.optimiser == "adamw":
+        return _adamw(options, config)
+    tables = {id(m.weight) for m in method.modules() if isinstance(m, nn.Embedding)}
+    matrices, rest = [], []
+    for group, option in zip(groups, options, strict=True):
+        turned = [
+            p for p in group.parameters if group.decay_scale and p.ndim == 2 and id(p) not in tables
+        ]
+        others = [p for p in group.parameters if all(p is not other for other in turned)]
+        matrices += [{**option, "params": turned}] if turned else []
+        rest += [{**option, "params": others}] if others else []
+    muon = torch.optim.Muon(matrices, lr=config.lr, adjust_lr_fn="match_rms_adamw")
+    return JointOptimiser([muon, _adamw(rest, config)] if rest else [muon])
+
+
+def _adamw(options: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
-        [
-            {
-                "name": group.name,
-                "params": list(group.parameters),
-                "lr": config.lr * group.lr_scale,
-                "lr_scale": group.lr_scale,
-                "weight_decay": config.weight_decay * group.decay_scale,
-            }
-            for group in groups
-        ],
+        options,
         lr=config.lr,
         betas=config.betas,
         # One pass over memory; sharded and plain tensors side by side take the plain path.
         **({"foreach": False} if config.fsdp else {"fused": True}),
     )
+
+
+class JointOptimiser(torch.optim.Optimizer):
+    """Optimisers of disjoint parameters that step, save and load as one."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        self.parts = tuple(parts)
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """The parts step on the joint groups and state, so that one place holds both."""
+        start = 0
+        for part in self.parts:
+            stop = start + len(part.param_groups)
+            part.param_groups, part.state = self.param_groups[start:stop], self.state
+            start = stop
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step of every part. A closure is refused: it would have to run once for all."""
+        if closure is not None:
+            raise NotImplementedError("joint optimisers take no closure")
+        for part in self.parts:
+            part.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As any optimiser's; the parts see what was loaded."""
+        super().load_state_dict(state_dict)
+        self._share()
 
 
 def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:

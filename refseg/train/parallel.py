@@ -55,7 +55,8 @@ class LossModule(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Loss terms and "total"; under autocast when bf16."""
         method = cast(Method, self.method)
-        with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=self.bf16):
+        device = next(self.method.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
             return method.loss(method(batch), batch)
 
 

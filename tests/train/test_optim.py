@@ -1,0 +1,156 @@
+"""Optimisers from parameter groups: who gets which rule, and that a joint one is its parts."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+from toy import Toy, toy_data
+
+from refseg.method import ParameterGroup, split_decay
+from refseg.train.config import TrainConfig
+from refseg.train.loop import fit
+from refseg.train.optim import JointOptimiser, build_optimiser, set_lr
+
+
+class Mixed(nn.Module):
+    """One parameter of every sort."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(5, 4)
+        self.linear = nn.Linear(4, 6)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.slow = nn.Linear(6, 2, bias=False)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        rest = nn.ModuleDict({"t": self.table, "l": self.linear, "c": self.conv})
+        return [*split_decay("rest", rest), *split_decay("slow", self.slow, lr_scale=0.1)]
+
+
+def config(**changes: Any) -> TrainConfig:
+    return TrainConfig(**{"steps": 4, "optimiser": "muon", "lr": 0.1, **changes})
+
+
+def newton_schulz(matrix: Tensor) -> Tensor:
+    """The literal iteration (Jordan 2024), in float64."""
+    x = matrix.double() / matrix.double().norm()
+    turned = x.shape[0] > x.shape[1]
+    x = x.T if turned else x
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.T if turned else x
+
+
+def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
+    module = Mixed()
+    joint = build_optimiser(module, config())
+    assert isinstance(joint, JointOptimiser)
+    muon, adamw = joint.parts
+    assert isinstance(muon, torch.optim.Muon)
+    names = {id(p): name for name, p in module.named_parameters()}
+    taken = {names[id(p)] for group in muon.param_groups for p in group["params"]}
+    left = {names[id(p)] for group in adamw.param_groups for p in group["params"]}
+    assert taken == {"linear.weight", "slow.weight"}
+    assert left == {"table.weight", "linear.bias", "conv.weight", "conv.bias"}
+    decays = {names[id(p)]: g["weight_decay"] for g in joint.param_groups for p in g["params"]}
+    assert decays["linear.bias"] == 0
+    assert decays["slow.weight"] == pytest.approx(1e-2)
+
+
+def test_one_step_is_the_literal_rule() -> None:
+    module = Mixed()
+    joint = build_optimiser(module, config(weight_decay=0.5))
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    for p in module.parameters():
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))
+    set_lr(joint, 0.02)
+    joint.step()
+    for name, lr in (("linear.weight", 0.02), ("slow.weight", 0.002)):
+        old, grad = before[name].double(), module.get_parameter(name).grad
+        assert grad is not None
+        # The first momentum is a share of the gradient; the iteration does not see its size.
+        step = newton_schulz(grad) * 0.2 * max(grad.shape) ** 0.5
+        wanted = old * (1 - lr * 0.5) - lr * step
+        assert torch.allclose(module.get_parameter(name).double(), wanted, atol=3e-3 * lr / 0.02)
+    bias = before["linear.bias"] - 0.02 * module.linear.bias.grad.sign()  # type: ignore[union-attr]
+    assert torch.allclose(module.linear.bias, bias, atol=1e-5)
+
+
+def test_state_survives_and_the_parts_go_on_with_it() -> None:
+    one, two = Mixed(), Mixed()
+    first, second = build_optimiser(one, config()), build_optimiser(two, config())
+    grads = [torch.randn(p.shape) for p in one.parameters()]
+
+    def step(module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        for p, grad in zip(module.parameters(), grads, strict=True):
+            p.grad = grad.clone()
+        optimiser.step()
+
+    step(one, first)
+    two.load_state_dict(one.state_dict())
+    second.load_state_dict(deepcopy(first.state_dict()))
+    set_lr(first, 0.03)
+    set_lr(second, 0.03)
+    step(one, first)
+    step(two, second)
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_stopped_muon_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    class Matrix(Toy):
+        """The toy with a matrix for Muon to turn."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(self.config.width, self.config.width)
+
+        def parameter_groups(self) -> list[ParameterGroup]:
+            return [*super().parameter_groups(), *split_decay("mix", self.mix)]
+
+        def forward(self, batch: Any) -> Any:
+            outputs = super().forward(batch)
+            return type(outputs)(outputs.logits * self.mix(self.words.weight).mean())
+
+    settings = config(steps=6, batch_size=4, save_every=3, evaluate_every=None, lr=1e-2)
+    alone, stopped = Matrix(), Matrix()
+    fit(alone, toy_data(), settings, tmp_path / "alone", progress="none")
+
+    class Enough(Exception):
+        pass
+
+    made = toy_data().make_batch
+
+    def failing(indices: list[int], epoch: int) -> Any:
+        if failing.left == 0:  # type: ignore[attr-defined]
+            raise Enough
+        failing.left -= 1  # type: ignore[attr-defined]
+        return made(indices, epoch)
+
+    failing.left = 5  # type: ignore[attr-defined]
+    data = type(toy_data())(toy_data().size, failing)
+    with pytest.raises(Enough):
+        fit(stopped, data, settings, tmp_path / "stopped", progress="none")
+    again = Matrix()
+    fit(again, toy_data(), settings, tmp_path / "stopped", progress="none")
+    for a, b in zip(alone.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_muon_and_sharding_are_refused_together() -> None:
+    with pytest.raises(ValidationError, match="adamw with fsdp"):
+        config(fsdp=True)
+
+
+def test_a_closure_is_refused() -> None:
+    joint = build_optimiser(Mixed(), config())
+    with pytest.raises(NotImplementedError):
+        joint.step(lambda: 0.0)
