@@ -34,6 +34,10 @@ class DataConfig(_Part):
     never chosen by labels the method is not granted. view: "ref" draws one sentence a ref and
     epoch (LAVT's habit), "sentence" uses each. limit, evaluate_limit: so many items, drawn once
     by the run's seed. exclude_images: image ids never trained on (leakage into evaluations).
+    per_image: up to so many expressions about one image enter a training batch together, as one
+    item: the network's image part is shared, and words are learnt from what they tell apart. With
+    more than 1 `train.batch_size` counts such items, so that a batch holds up to batch_size x
+    per_image expressions. An epoch still deals out each expression once.
     """
 
     name: str = "scenes"
@@ -48,6 +52,7 @@ class DataConfig(_Part):
     limit: int | None = Field(default=None, ge=1)
     evaluate_limit: int | None = Field(default=None, ge=1)
     exclude_images: tuple[int, ...] = ()
+    per_image: int = Field(default=1, ge=1)
     augment: AugmentConfig = AugmentConfig()
 
 
@@ -63,9 +68,10 @@ class TokenConfig(_Part):
 
 
 class WeightsConfig(_Part):
-    """Where training starts from: a local folder or a hub id each; None is random weights.
+    """Where training starts from: a bundled name, a folder or a hub id; None is random weights.
 
-    model: a whole refseg model folder. vision, text: parts in the hub's format.
+    model: a whole refseg model; vision and text are then not read. vision, text: parts in the
+    hub's format (bundled: "swin-scenes", "bert-scenes").
     """
 
     model: str | None = None

@@ -12,8 +12,9 @@ from refseg.data.tokens import WordTokenizer
 from refseg.data.transforms import AugmentConfig, PreprocessConfig
 from refseg.types import Batch, Sample
 
-#: Distinguishes the generator that draws a subset from those that augment.
+#: Distinguish the generators that draw a subset and deal out chunks from those that augment.
 _SUBSET = 2**32 - 1
+_CHUNKS = 2**32 - 2
 
 
 @dataclass
@@ -21,7 +22,9 @@ class RecipeBatches:
     """make_batch(indices, epoch) for `refseg.train.loader.TrainData`; runs in loader workers.
 
     Randomness is a function of (seed, epoch, index), so the number of workers and processes
-    changes nothing. rows: dataset rows behind the loop's indices (`subset`).
+    changes nothing. rows: dataset rows behind the loop's indices (`subset`). per_image: with more
+    than 1 an index is no row but a chunk, up to so many rows of one image, dealt out anew each
+    epoch so that each row is in one chunk. `len(batches)`: the number of indices, in any epoch.
     """
 
     dataset: ReferDataset
@@ -30,19 +33,54 @@ class RecipeBatches:
     augment: AugmentConfig
     seed: int
     rows: list[int]
+    per_image: int = 1
+
+    def __post_init__(self) -> None:
+        self._groups = _within(self.dataset, self.rows) if self.per_image > 1 else []
+        self._chunks = [
+            (group, start)
+            for group, rows in enumerate(self._groups)
+            for start in range(0, len(rows), self.per_image)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._chunks) if self.per_image > 1 else len(self.rows)
 
     def __call__(self, indices: list[int], epoch: int) -> Batch:
         """The collated samples. A sample that augmentation drops leaves the batch smaller; if
         all are dropped, the first stays as it was, so that no batch is empty.
         """
         self.dataset.set_epoch(epoch)
-        samples = self.dataset.samples([self.rows[index] for index in indices])
+        asked = [(index, row) for index in indices for row in self._rows_of(index, epoch)]
+        samples = self.dataset.samples([row for _, row in asked])
+        # The rows of a chunk draw alike, each from the start: their pictures stay one picture.
         drawn = [
             self.augment.apply(sample, np.random.default_rng([self.seed, epoch, index]))
-            for sample, index in zip(samples, indices, strict=True)
+            for sample, (index, _) in zip(samples, asked, strict=True)
         ]
         kept: list[Sample] = [sample for sample in drawn if sample is not None]
-        return collate(kept or samples[:1], self.tokenizer, self.preprocess)
+        return collate(
+            kept or samples[:1],
+            self.tokenizer,
+            self.preprocess,
+            share_images=self.per_image > 1,
+        )
+
+    def _rows_of(self, index: int, epoch: int) -> list[int]:
+        """The row of an index, or the rows of its chunk in this epoch."""
+        if self.per_image == 1:
+            return [self.rows[index]]
+        group, start = self._chunks[index]
+        rows = self._groups[group]
+        order = np.random.default_rng([self.seed, epoch, group, _CHUNKS]).permutation(len(rows))
+        return [rows[place] for place in order[start : start + self.per_image]]
+
+
+def _within(dataset: ReferDataset, rows: list[int]) -> list[list[int]]:
+    """`dataset.groups_by_image()` of these rows alone; images without any are left out."""
+    wanted = set(rows)
+    groups = ([row for row in group if row in wanted] for group in dataset.groups_by_image())
+    return [group for group in groups if group]
 
 
 def subset(size: int, limit: int | None, seed: int) -> list[int]:

@@ -12,18 +12,21 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 import refseg
 from refseg.errors import RunError
 from refseg.ops.files import atomic_write_json
 from refseg.recipes.base import Recipe
+from refseg.train.checkpoint import check_identity
 from refseg.train.config import TrainConfig
 
+R = TypeVar("R", bound=BaseModel)
 
-def identity(recipe: Recipe) -> dict[str, Any]:
+
+def identity(recipe: BaseModel) -> dict[str, Any]:
     """What must stay the same for a run to be resumed: all but words, places and log settings."""
     whole = recipe.model_dump(mode="json", exclude={"promise": True, "data": {"images"}})
     whole["train"] = {
@@ -39,8 +42,26 @@ def digest(value: Mapping[str, Any]) -> str:
 
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a run folder. Raises RunError naming what is wrong with the file."""
+    return _read(path, Recipe)
+
+
+def claim(recipe: BaseModel, run_dir: Path, *, resume: bool = True) -> None:
+    """Refuse a folder that holds something else. Raises RunError."""
+    path = run_dir / "recipe.json"
+    if not path.exists():
+        if run_dir.is_dir() and any(not p.name.startswith(".") for p in run_dir.iterdir()):
+            raise RunError(
+                f"{run_dir} is not empty and no run of refseg", remedy="give another --out"
+            )
+        return
+    if not resume:
+        raise RunError(f"{run_dir} holds a run", remedy="resume it, or give another --out")
+    check_identity(identity(_read(path, type(recipe))), identity(recipe), run_dir)
+
+
+def _read(path: Path, kind: type[R]) -> R:
     try:
-        return Recipe.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, ValidationError) as error:
         raise RunError(
             f"cannot read the recipe {path}: {error}",

@@ -21,15 +21,14 @@ import refseg
 from refseg import models
 from refseg.data.catalog import open_data
 from refseg.data.dataset import ReferDataset
-from refseg.errors import DataError, LabelsError, RunError, UnknownName
+from refseg.errors import DataError, LabelsError, UnknownName
 from refseg.nn.weights import load_state, read_state
 from refseg.ops.files import atomic_path, atomic_write_text, sha256_file
 from refseg.recipes.base import Recipe
 from refseg.recipes.batches import RecipeBatches, subset
-from refseg.recipes.provenance import digest, identity, read_recipe, record_start
+from refseg.recipes.provenance import claim, digest, identity, record_start
 from refseg.recipes.scoring import PROTOCOL, Scorer
 from refseg.recipes.stages import Stage, run_stage
-from refseg.train.checkpoint import check_identity
 from refseg.train.loader import TrainData
 from refseg.train.loop import fit
 from refseg.train.parallel import make_accelerator
@@ -66,7 +65,7 @@ def run_recipe(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     accelerator = make_accelerator(recipe.train)
     main, barrier = accelerator.is_main_process, accelerator.wait_for_everyone
-    _claim(recipe, run_dir, resume=resume)
+    claim(recipe, run_dir, resume=resume)
     barrier()
     if main:
         atomic_write_text(run_dir / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
@@ -84,20 +83,6 @@ def run_recipe(
     barrier()
     card = models.read_model_file(model).card
     return RunResult(model, card.get("metrics", {}), tuple(skipped))
-
-
-def _claim(recipe: Recipe, run_dir: Path, *, resume: bool) -> None:
-    """Refuse a folder that holds something else."""
-    path = run_dir / "recipe.json"
-    if not path.exists():
-        if run_dir.is_dir() and any(not p.name.startswith(".") for p in run_dir.iterdir()):
-            raise RunError(
-                f"{run_dir} is not empty and no run of refseg", remedy="give another --out"
-            )
-        return
-    if not resume:
-        raise RunError(f"{run_dir} holds a run", remedy="resume it, or give another --out")
-    check_identity(identity(read_recipe(path)), identity(recipe), run_dir)
 
 
 @dataclass(frozen=True)
@@ -145,11 +130,12 @@ def _train(job: _Job, data: ReferDataset, folder: Path) -> list[Path]:
     # Sharded training takes the parameters apart; the export then needs a method left whole.
     whole = copy.deepcopy(model.method) if recipe.train.fsdp else model.method
     batches = RecipeBatches(
-        data, model.tokenizer, model.preprocess, recipe.data.augment, recipe.train.seed, rows
-    )
+        data, model.tokenizer, model.preprocess, recipe.data.augment, recipe.train.seed, rows,
+        recipe.data.per_image,
+    )  # fmt: skip
     result = fit(
         model.method,
-        TrainData(len(rows), batches),
+        TrainData(len(batches), batches),
         recipe.train,
         folder,
         evaluation=_evaluation(recipe, model),
