@@ -27,7 +27,7 @@ from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ConfigError, ModelError, UnknownName
 from refseg.methods import METHODS, method_types
 from refseg.nn.weights import load_hub_part, load_state, local_folder, read_state
-from refseg.recipes.base import Recipe
+from refseg.recipes.base import Recipe, WeightsConfig
 from refseg.types import Batch, Prediction, Sample
 
 BUNDLED = Path(refseg.__file__).parent / "checkpoints"
@@ -99,7 +99,7 @@ def build(recipe: Recipe, texts: Iterable[str]) -> Model:
     elif tokens.source == "data":
         tokenizer = train_wordpiece(texts, size=tokens.vocabulary, max_words=tokens.max_words)
     else:
-        tokenizer = load_tokenizer(local_folder(tokens.source), tokens.max_words)
+        tokenizer = load_tokenizer(find_encoder(tokens.source), tokens.max_words)
     vocabulary = getattr(getattr(recipe.method, "text", None), "vocab_size", None)
     if vocabulary is not None and tokenizer.vocab_size > vocabulary:
         raise ConfigError(
@@ -108,15 +108,21 @@ def build(recipe: Recipe, texts: Iterable[str]) -> Model:
             remedy=f"set method.text.vocab_size={tokenizer.vocab_size} or lower tokens.vocabulary",
         )
     method = build_method(recipe.method_name, recipe.method)
-    weights = recipe.weights
+    _start(method, recipe.weights)
+    return Model(recipe.name, recipe.method_name, method, tokenizer, recipe.preprocess)
+
+
+def _start(method: Any, weights: WeightsConfig) -> None:
+    """Load what training starts from: a whole model, or encoders."""
     if weights.model is not None:
         folder = find_model(weights.model)
         load_state(method, read_state(folder / "model.safetensors"), source=str(folder))
+        return
     if weights.vision is not None:
-        load_hub_part(method.encoder.pyramid.swin, weights.vision, prefix="swin.")
+        vision = str(find_encoder(weights.vision))
+        load_hub_part(method.encoder.pyramid.swin, vision, prefix="swin.")
     if weights.text is not None:
-        load_hub_part(method.text.bert, weights.text, prefix="bert.")
-    return Model(recipe.name, recipe.method_name, method, tokenizer, recipe.preprocess)
+        load_hub_part(method.text.bert, str(find_encoder(weights.text)), prefix="bert.")
 
 
 def list_bundled() -> list[str]:
@@ -124,6 +130,20 @@ def list_bundled() -> list[str]:
     if not BUNDLED.is_dir():
         return []
     return sorted(p.name for p in BUNDLED.iterdir() if (p / "config.json").is_file())
+
+
+def list_encoders() -> list[str]:
+    """Names of the encoders inside the package."""
+    return sorted(p.parent.name for p in (BUNDLED / "encoders").glob("*/config.json"))
+
+
+def find_encoder(name: str) -> Path:
+    """The folder of a bundled encoder ("swin-scenes"), a local folder, or a hub id.
+
+    Raises ModelError when it is none of them.
+    """
+    bundled = BUNDLED / "encoders" / name
+    return bundled if (bundled / "config.json").is_file() else local_folder(name)
 
 
 def find_model(name: str) -> Path:

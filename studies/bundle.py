@@ -1,8 +1,9 @@
 """Put a trained model into the package: float16, small enough, with its card and its sums.
 
     python -m studies.bundle RUN NAME      for example: runs/vega_scenes vega-scenes
+    python -m studies.bundle --encoder runs/swin_scenes swin-scenes
 
-The folder refseg/checkpoints/NAME is replaced whole. Refused if it would be over 12 MB.
+The folder refseg/checkpoints/NAME (encoders/NAME) is replaced whole. Refused if over 12 MB.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 from refseg import models
 from refseg.doctor import write_sums
 from refseg.errors import ModelError
+from refseg.nn.weights import read_state
 
 LIMIT_BYTES = 12_000_000
 
@@ -27,12 +31,31 @@ def bundle(run: Path, name: str, checkpoints: Path = models.BUNDLED) -> Path:
     ready = folder.with_name(f".{name}.new")
     shutil.rmtree(ready, ignore_errors=True)
     models.save(ready, model, half=True)
+    return _finish(ready, folder)
+
+
+def bundle_encoder(run: Path, name: str, checkpoints: Path = models.BUNDLED) -> Path:
+    """Write `checkpoints/encoders/name` from `run/model`; return it. Raises ModelError: too big."""
+    folder = checkpoints / "encoders" / name
+    ready = folder.with_name(f".{name}.new")
+    shutil.rmtree(ready, ignore_errors=True)
+    shutil.copytree(run / "model", ready)
+    weights = ready / "model.safetensors"
+    state = {k: v.half() if v.is_floating_point() else v for k, v in read_state(weights).items()}
+    save_file(state, weights)
+    weights.chmod(0o644)
+    return _finish(ready, folder)
+
+
+def _finish(ready: Path, folder: Path) -> Path:
+    """Sums, size, and the new folder in the old one's place."""
     write_sums(ready)
     size = sum(path.stat().st_size for path in ready.iterdir())
     if size > LIMIT_BYTES:
         shutil.rmtree(ready)
         raise ModelError(
-            f"{name} would be {size / 1e6:.1f} MB", remedy=f"the limit is {LIMIT_BYTES / 1e6:.0f}"
+            f"{folder.name} would be {size / 1e6:.1f} MB",
+            remedy=f"the limit is {LIMIT_BYTES / 1e6:.0f}",
         )
     shutil.rmtree(folder, ignore_errors=True)
     ready.rename(folder)
@@ -44,8 +67,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
+    parser.add_argument("--encoder", action="store_true", help="RUN trained an encoder")
     asked = parser.parse_args()
-    print(bundle(asked.run, asked.name))
+    print((bundle_encoder if asked.encoder else bundle)(asked.run, asked.name))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def doctor(json: Json = False) -> None:
 def _bundled() -> Iterator[Check]:
     """The models in the package: their files as shipped, and one image through the default one."""
     from refseg.doctor import Check, one_image, shipped
-    from refseg.models import BUNDLED, list_bundled
+    from refseg.models import BUNDLED, list_bundled, list_encoders
     from refseg.predict import DEFAULT_MODEL, load
 
     names = list_bundled()
@@ -43,6 +43,8 @@ def _bundled() -> Iterator[Check]:
         yield Check("models", "fail", f"{DEFAULT_MODEL} is not there", "install refseg again")
     for name in names:
         yield shipped(BUNDLED / name)
+    for name in list_encoders():
+        yield shipped(BUNDLED / "encoders" / name)
     if DEFAULT_MODEL in names:
         yield one_image(lambda image, text: load(DEFAULT_MODEL, "cpu").segment(image, text))
 

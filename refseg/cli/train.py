@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from refseg.cli import ui
 from refseg.cli.options import Json, ready_data
+
+if TYPE_CHECKING:
+    from refseg.recipes.encoders import EncoderRecipe
 
 
 def train(
@@ -38,11 +41,13 @@ def train(
     RUN/model is the result, for `refseg predict --model RUN/model`. RUN/train/log.jsonl is the
     curve, RUN/recipe.json what was run. JSON: {"run", "model", "metrics", "skipped"}.
     """
-    from refseg.recipes.catalog import get_recipe
+    from refseg.recipes.catalog import ENCODERS, get_encoder, get_recipe
+    from refseg.recipes.encoders import EncoderRecipe
     from refseg.recipes.overrides import apply_overrides
 
     changes = settings or []
-    resolved = apply_overrides(get_recipe(recipe), changes)
+    known = get_encoder(recipe) if recipe in ENCODERS else get_recipe(recipe)
+    resolved = apply_overrides(known, changes)
     if dry_run:
         if json:
             ui.emit_json(resolved.model_dump(mode="json"))
@@ -53,6 +58,9 @@ def train(
     words = ["refseg", "train", recipe, *(word for c in changes for word in ("--set", c))]
     with ui.results_only(json):
         ready_data(resolved.data.name)
+        if isinstance(resolved, EncoderRecipe):
+            _encoder(resolved, run, shlex.join(words), json)
+            return
         from refseg.recipes.runner import run_recipe
 
         result = run_recipe(resolved, run, command=shlex.join(words))
@@ -68,3 +76,16 @@ def train(
     if result.skipped:
         ui.note(f"finished before, not run again: {', '.join(result.skipped)}")
     ui.say(f"model: {result.model}")
+
+
+def _encoder(recipe: EncoderRecipe, run: Path, command: str, json: bool) -> None:
+    """Train an encoder; there is no segmentation score to show."""
+    from refseg.recipes.pretrain import run_encoder
+
+    model = run_encoder(recipe, run, command=command)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    if json:
+        ui.emit_json({"run": str(run), "model": str(model), "metrics": {}, "skipped": []})
+        return
+    ui.say(f"encoder: {model}")

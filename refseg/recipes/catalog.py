@@ -1,4 +1,4 @@
-"""The recipes by name. `RECIPES` is the only table of them there is."""
+"""The recipes by name: methods in `RECIPES`, the encoders they start from in `ENCODERS`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from importlib import import_module
 
 from refseg.errors import UnknownName
 from refseg.recipes.base import Recipe
+from refseg.recipes.encoders import EncoderRecipe
 
 # name -> module:function
 RECIPES = {
@@ -16,11 +17,17 @@ RECIPES = {
     "vega_scenes": "refseg.recipes.vega:vega_scenes",
 }
 
+# Encoders that the scenes presets start from; `refseg train` takes them too.
+ENCODERS = {
+    "swin_scenes": "refseg.recipes.encoders:swin_scenes",
+    "bert_scenes": "refseg.recipes.encoders:bert_scenes",
+}
+
 
 def recipe_function(name: str) -> Callable[[], Recipe]:
     """The function that makes a recipe; its docstring is the promise. Raises UnknownName."""
     if name not in RECIPES:
-        raise UnknownName("recipe", name, RECIPES)
+        raise UnknownName("recipe", name, {**RECIPES, **ENCODERS})
     module, function = RECIPES[name].split(":")
     found: Callable[[], Recipe] = getattr(import_module(module), function)
     return found
@@ -31,3 +38,10 @@ def get_recipe(name: str) -> Recipe:
     function = recipe_function(name)
     recipe = function()
     return recipe.model_copy(update={"promise": recipe.promise or (function.__doc__ or "").strip()})
+
+
+def get_encoder(name: str) -> EncoderRecipe:
+    """The encoder recipe `name`, with its function's docstring as its promise."""
+    module, function = ENCODERS[name].split(":")
+    made: Callable[[], EncoderRecipe] = getattr(import_module(module), function)
+    return made().model_copy(update={"promise": (made.__doc__ or "").strip()})

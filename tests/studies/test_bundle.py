@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from refseg import models
 from refseg.doctor import shipped
@@ -36,3 +37,22 @@ def test_too_big_is_refused_and_leaves_nothing(
     with pytest.raises(ModelError, match="would be"):
         bundling.bundle(tmp_path / "run", "toy", tmp_path / "checkpoints")
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_an_encoder_is_bundled_beside_the_models(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    run = tmp_path / "run" / "model"
+    run.mkdir(parents=True)
+    weight = torch.randn(4, 3)
+    save_file({"table": weight, "index": torch.arange(3)}, run / "model.safetensors")
+    (run / "config.json").write_text("{}")
+    for _ in range(2):
+        folder = bundling.bundle_encoder(tmp_path / "run", "toy", tmp_path / "checkpoints")
+    assert folder == tmp_path / "checkpoints" / "encoders" / "toy"
+    assert [path.name for path in folder.parent.iterdir()] == ["toy"]
+    assert shipped(folder).status == "ok"
+    state = load_file(folder / "model.safetensors")
+    assert state["table"].dtype == torch.float16
+    torch.testing.assert_close(state["table"].float(), weight, rtol=1e-3, atol=1e-6)
+    assert torch.equal(state["index"], torch.arange(3))
+    assert torch.equal(load_file(run / "model.safetensors")["table"], weight)  # left as it was

@@ -95,6 +95,7 @@ class VegaConfig(MethodConfig):
         stage, so one encoding serves many expressions), or "none".
     fusion_heads: heads of the fusion attention (LAVT: 1). gate_zero_init: start as plain Swin.
     new_lr_scale: learning-rate factor of everything that is not Swin or BERT (paper: 1).
+    text_lr_scale: learning-rate factor of BERT (paper: 1).
     """
 
     vision: SwinVisionConfig = SwinVisionConfig()
@@ -109,3 +110,4 @@ class VegaConfig(MethodConfig):
     decoder: DecoderConfig = DecoderConfig()
     loss: LossConfig = LossConfig()
     new_lr_scale: float = Field(default=1.0, gt=0)
+    text_lr_scale: float = Field(default=1.0, gt=0)

@@ -203,9 +203,10 @@ class Vega(nn.Module):
         return decode(outputs.probability, scores, outputs.selection_hw, batch)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Pre-trained parts, new parts (`new_lr_scale`), and the temperature, each once."""
+        """Swin, BERT (`text_lr_scale`), new parts (`new_lr_scale`), the temperature: each once."""
         scale = self.config.new_lr_scale
-        groups = [*split_decay("vision", self.encoder.pyramid), *split_decay("text", self.text)]
+        groups = split_decay("vision", self.encoder.pyramid)
+        groups += split_decay("text", self.text, lr_scale=self.config.text_lr_scale)
         new = nn.ModuleDict(
             {name: part for name, part in self.named_children() if name not in ("text", "encoder")}
         )
