@@ -258,15 +258,14 @@ def save(folder: Path, model: Model, *, half: bool = False) -> None:
 
 
 def card_text(model: Model) -> str:
-    """The model card as Markdown: every entry of the card, metrics as a table."""
-    lines = [f"# {model.name}", ""]
+    """The model card as Markdown: the plain entries, then a table of each entry with parts."""
     rows: dict[str, Any] = {"method": model.method_name, **model.card}
-    for key, value in rows.items():
-        if isinstance(value, dict):
-            lines += ["", f"## {key}", "", "| | |", "|---|---|"]
-            lines += [f"| {k} | {_cell(v)} |" for k, v in value.items()]
-        else:
-            lines.append(f"- **{key}**: {value}")
+    tables = {key: value for key, value in rows.items() if isinstance(value, dict)}
+    lines = [f"# {model.name}", ""]
+    lines += [f"- **{key}**: {value}" for key, value in rows.items() if key not in tables]
+    for key, parts in tables.items():
+        lines += ["", f"## {key}", "", "| | |", "|---|---|"]
+        lines += [f"| {k} | {_cell(v)} |" for k, v in parts.items()]
     return "\n".join(lines) + "\n"
 
 

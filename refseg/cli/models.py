@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ def models(json: Json = False) -> None:
     """List the models in the package and those fetched from the hub before.
 
     JSON: a list of {"name", "source", "method", "data", "labels", "parameters", "bytes",
-    "metrics", "folder"}.
+    "metrics", "evaluation": {"data", "split", "expressions", "protocol", "chosen by"}, "folder"};
+    the evaluation is null where the model card does not say what its metrics were measured on.
     """
     with ui.results_only(json):
         rows = [_row(folder, source) for folder, source in _folders()]
@@ -21,8 +23,10 @@ def models(json: Json = False) -> None:
         ui.emit_json(rows)
         return
     columns = ["model", "source", "method", "learned from", "labels"]
-    made = ui.table([*columns, ">params M", ">size MB", "score, %"])
+    made = ui.table([*columns, ">params M", ">size MB", ">mIoU %", "measured on"])
     ui.show(ui.rows(made, map(_cells, rows)))
+    if any((row["evaluation"] or {}).get("chosen by") for row in rows):
+        ui.say("chosen on it: the best checkpoint there was kept, so the score flatters the model")
     if not rows:
         ui.say("no models yet; `refseg train vega_scenes` makes one")
 
@@ -71,17 +75,28 @@ def _row(folder: Path, source: str) -> dict[str, Any]:
         "parameters": card.get("parameters"),
         "bytes": described["bytes"],
         "metrics": card.get("metrics", {}),
+        "evaluation": _evaluation(card),
         "folder": str(folder),
     }
 
 
+def _evaluation(card: dict[str, Any]) -> dict[str, Any] | None:
+    """What the card's metrics were measured on. Older cards say it in words, without a number."""
+    if isinstance(card.get("evaluation"), dict):
+        return dict(card["evaluation"])
+    told = re.match(r"best (\S+) on (.+) under the protocol (\w+)", str(card.get("weights")))
+    if told is None:
+        return None
+    metric, split, protocol = told.groups()
+    # Such a run was always scored on another split of the data it learned from.
+    data = str(card.get("data", "")).rpartition(", split ")[0]
+    return {"data": data, "split": split, "protocol": protocol, "chosen by": metric}
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     parameters = row["parameters"]
-    scores = [
-        f"{name}: {ui.percent(value)}"
-        for name, value in row["metrics"].items()
-        if isinstance(value, float)
-    ]
+    scores = (v for k, v in row["metrics"].items() if k.split(" (")[0] == "mIoU")
+    score = next(scores, None)
     return (
         row["name"],
         row["source"],
@@ -90,5 +105,17 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["labels"] or "-",
         f"{parameters / 1e6:.1f}" if parameters else "-",
         f"{row['bytes'] / 1e6:.1f}",
-        scores[0] if scores else "-",
+        ui.percent(score),
+        "-" if score is None else _measured_on(row["evaluation"]),
     )
+
+
+def _measured_on(evaluation: dict[str, Any] | None) -> str:
+    """{"data": "scenes", "split": "val", "expressions": 600, ...} -> "scenes val (600, ...)"."""
+    if evaluation is None:
+        return "not said"
+    place = " ".join(str(evaluation[key]) for key in ("data", "split") if evaluation.get(key))
+    notes = [str(evaluation["expressions"])] if evaluation.get("expressions") else []
+    if evaluation.get("chosen by"):
+        notes.append("chosen on it")
+    return f"{place} ({', '.join(notes)})" if notes else place

@@ -202,13 +202,22 @@ def _card(job: _Job, items: int, method: Any, result: FitResult) -> dict[str, An
     }
     if job.command:
         card["command"] = job.command
-    if result.best is not None:
+    split = recipe.data.evaluate
+    if result.best is not None and split is not None:
         card["weights"] = (
-            f"best {result.best.metric} on {recipe.data.evaluate} under the protocol {PROTOCOL}, "
+            f"best {result.best.metric} on {split} under the protocol {PROTOCOL}, "
             f"at step {result.best.step}; the choice saw {result.best.labels}"
         )
+        scored = len(open_split(recipe, split, view="sentence"))
+        card["evaluation"] = {
+            "data": recipe.data.name,
+            "split": split,
+            "expressions": len(subset(scored, recipe.data.evaluate_limit, recipe.train.seed)),
+            "protocol": PROTOCOL,
+            "chosen by": result.best.metric,
+        }
         scores = result.best.metrics
-        card["metrics"] = {f"{n} ({PROTOCOL}, {recipe.data.evaluate})": scores[n] for n in scores}
+        card["metrics"] = {f"{n} ({PROTOCOL}, {split})": scores[n] for n in scores}
     return card
 
 

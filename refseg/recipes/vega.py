@@ -63,7 +63,7 @@ def vega_scenes() -> Recipe:
     """VEGA small enough for two cores, on the embedded world; the bundled checkpoint.
 
     Command: refseg train vega_scenes --out runs/vega_scenes
-    Hardware: two CPU cores, about 50 minutes. Score: see docs/results.md.
+    Hardware: one CPU core, about 80 minutes. Score: see docs/results.md.
 
     What must not change is VEGA's (selection, guidance set, decoder that listens, CLS-row loss).
     What differs, because the encoder's finest cell is 4 px and no hub is at hand: it starts from
@@ -95,7 +95,7 @@ def vega_scenes() -> Recipe:
         tokens=TokenConfig(source="bert-scenes", max_words=24),
         weights=WeightsConfig(vision="swin-scenes", text="bert-scenes"),
         train=TrainConfig(
-            steps=5_000,
+            steps=4_000,
             batch_size=16,
             optimiser="muon",
             lr=2e-3,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,7 +103,73 @@ def test_models_are_listed(run: Run, toy_folder: Path) -> None:
     assert (row["method"], row["data"], row["labels"]) == ("vega", "toys", "text+mask")
     assert row["metrics"] == {"mIoU": 0.5}
     assert row["bytes"] == sum(path.stat().st_size for path in toy_folder.iterdir())
-    assert "mIoU: 50.0" in run("models").stdout
+    assert row["evaluation"] is None
+    told = cells(run("models").stdout)
+    assert told[-2:] == ["50.0", "not said"]
+
+
+def cells(stdout: str) -> list[str]:
+    """The cells of the one model's row, of which none is wrapped."""
+    (line,) = [line for line in stdout.splitlines() if line.strip().startswith("vega-scenes")]
+    return re.split(r" {2,}", line.strip())
+
+
+METRICS = {"mIoU (original, val)": 0.5391, "oIoU (original, val)": 0.25}
+MEASURED = {
+    "data": "scenes-all@12000",
+    "split": "val",
+    "expressions": 600,
+    "protocol": "original",
+    "chosen by": "mIoU",
+}
+
+
+@pytest.mark.parametrize(
+    ("card", "evaluation", "told"),
+    [
+        ({"evaluation": MEASURED}, MEASURED, "scenes-all@12000 val (600, chosen on it)"),
+        (
+            # As cards were written before they had the entry "evaluation".
+            {
+                "data": "scenes-all@12000, split train, 209919 items",
+                "weights": "best mIoU on val under the protocol original, at step 6000; the "
+                "choice saw text+mask",
+            },
+            {key: MEASURED[key] for key in MEASURED if key != "expressions"},
+            "scenes-all@12000 val (chosen on it)",
+        ),
+        (
+            {"evaluation": {"data": "mine", "split": "testA"}},
+            {"data": "mine", "split": "testA"},
+            "mine testA",
+        ),
+        ({"evaluation": "some photographs"}, None, "not said"),
+    ],
+)
+def test_models_say_what_their_score_was_measured_on(
+    run: Run,
+    shelf: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    card: dict[str, Any],
+    evaluation: object,
+    told: str,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    content = json.loads((shelf / "config.json").read_text())
+    content["card"] = {"metrics": METRICS, **card}
+    (shelf / "config.json").write_text(json.dumps(content))
+    (row,) = json.loads(run("models", "--json").stdout)
+    assert row["evaluation"] == evaluation
+    shown = run("models").stdout
+    assert cells(shown)[-2:] == ["53.9", told]
+    assert ("the score flatters the model" in shown) == ("chosen" in told)
+
+
+def test_a_model_without_a_score_was_measured_on_nothing(run: Run, shelf: Path) -> None:
+    content = json.loads((shelf / "config.json").read_text())
+    content["card"] = {}
+    (shelf / "config.json").write_text(json.dumps(content))
+    assert cells(run("models").stdout)[-2:] == ["-", "-"]
 
 
 @pytest.mark.skipif(not CHECKPOINTS.is_dir(), reason="no model has been bundled yet")

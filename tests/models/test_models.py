@@ -232,6 +232,14 @@ def test_a_table_in_the_card_cannot_be_broken_by_its_values(model: Model, tmp_pa
     assert "| note | plain |" in text
 
 
+def test_a_card_lists_its_plain_entries_before_its_tables(model: Model) -> None:
+    parts = {"data": "shapes", "expressions": 4}
+    card = {"evaluation": parts, "metrics": {"mIoU": 0.5}, "numbers": "float16"}
+    text = models.card_text(replace(model, name="toy", card=card))
+    assert text.startswith("# toy\n\n- **method**: vega\n- **numbers**: float16\n\n## evaluation")
+    assert "| data | shapes |\n| expressions | 4 |\n\n## metrics" in text
+
+
 def test_predictions_are_in_px_and_in_order(model: Model) -> None:
     samples = toy_samples(3, ((40, 60), (33, 21), (64, 64)))
     predictions = model.predict(samples)

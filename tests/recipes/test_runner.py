@@ -134,6 +134,13 @@ def test_the_model_folder_answers_and_explains_itself(recipe: Recipe, tmp_path: 
     scored = Scorer(data, model.tokenizer, model.preprocess, list(range(len(data))))(model.method)
     assert result.metrics["mIoU (original, val)"] == pytest.approx(scored["mIoU"])
     assert model.card["labels used"] == "text+mask"
+    assert model.card["evaluation"] == {
+        "data": recipe.data.name,
+        "split": "val",
+        "expressions": 5,
+        "protocol": "original",
+        "chosen by": "mIoU",
+    }
     assert model.card["command"] == "refseg train drawn"
     manifest = json.loads((tmp_path / "run" / "train" / "manifest.json").read_text())
     assert manifest["labels"] == "text+mask"

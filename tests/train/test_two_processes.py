@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from toy import Toy, toy_data, toy_score
-from two_processes import COMMON, config
+from two_processes import COMMON, Nested, config
 
 from refseg.train.checkpoint import read_best
 from refseg.train.log import read_log
@@ -45,6 +45,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit(Toy(), toy_data(), COMMON, folder / "plain", evaluation=score, progress="none")
     averaged = config(ema=0.9)
     fit(Toy(), toy_data(), averaged, folder / "ema", evaluation=score, progress="none")
+    fit(Nested(), toy_data(), COMMON, folder / "nested", progress="none")
     return folder
 
 
@@ -65,6 +66,15 @@ def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
 def test_the_curve_is_that_of_one_process(two: Path, one: Path, together: str, alone: str) -> None:
     """Every term and the gradient norm, though the halves hold unequal numbers of masks."""
     assert curve(two / together) == pytest.approx(curve(one / alone), rel=2e-4)
+
+
+def test_blocks_that_hold_blocks_are_left_to_their_parts(two: Path, one: Path) -> None:
+    """A method that runs the inner blocks itself never calls the outer one's forward, which
+    alone would gather the outer one's shards."""
+    assert curve(two / "nested") == pytest.approx(curve(one / "nested"), rel=1e-5)
+    for rank in (0, 1):
+        inner = [f"blocks.{stage}.parts.{part}" for stage in (0, 1) for part in (0, 1)]
+        assert (two / f"shards-{rank}.txt").read_text().split() == inner
 
 
 @pytest.mark.parametrize(
