@@ -211,6 +211,8 @@ SECTIONS: Mapping[str, Callable[[Record], Values]] = {
     "consistency": _consistency,
     "ablation-guidance": _ablation,
     "ablation-contrastive": _ablation,
+    "ablation-start": _ablation,
+    "ablation-optimiser": _ablation,
     "ksweep": _ksweep,
     "ksweep-train": _ksweep_train,
     "tsne": _tsne,
@@ -220,6 +222,8 @@ COMMANDS = {
     **{name: f"python -m studies.vega {name}" for name in SECTIONS},
     "ablation-guidance": "python -m studies.vega ablation --table guidance --seeds 0 1 2",
     "ablation-contrastive": "python -m studies.vega ablation --table contrastive --seeds 0 1 2",
+    "ablation-start": "python -m studies.vega ablation --table start --seeds 0 1 2",
+    "ablation-optimiser": "python -m studies.vega ablation --table optimiser --seeds 0 1 2",
     "ksweep-train": "python -m studies.vega ksweep --mode train --seeds 0 1 2",
 }
 

@@ -48,6 +48,16 @@ TABLES: dict[str, Variants] = {
         "late": ("method.fusion=late",),
         "late, language": ("method.fusion=late", "method.guidance=language"),
     },
+    "start": {  # not in the paper: what the world's own encoders are worth
+        "both": (),
+        "swin": ("weights.text=null",),
+        "bert": ("weights.vision=null",),
+        "none": ("weights.vision=null", "weights.text=null"),
+    },
+    "optimiser": {  # not in the paper, which uses AdamW; its rate is the best of the first model's
+        "muon": (),
+        "adamw": ("train.optimiser=adamw", "train.lr=6e-4", "train.clip_norm=1.0"),
+    },
     "k": {  # Figure 4
         "30": ("method.selection.ratio=0.3",),
         **{
