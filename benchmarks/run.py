@@ -1,6 +1,7 @@
 """Run benchmarks and write one result page each into benchmarks/results/.
 
-    python benchmarks/run.py [NAME ...] [--real DIR]      NAME: store, metrics, scenes, vega
+    python benchmarks/run.py [NAME ...] [--real DIR]
+    NAME: store, metrics, captions, scenes, vega
 
 A page holds the command, the machine's class, versions, the date and the table as printed. Quote
 ratios from them: absolute times belong to the machine and its moods.
@@ -26,6 +27,7 @@ ROOT = HERE.parent
 BENCHMARKS = {
     "store": ("Opening all of RefCOCO", ["--data", "{real}/refcoco_boxes/refcoco"]),
     "metrics": ("Scoring 10,000 masks", []),
+    "captions": ("Scoring 5,000 written expressions", []),
     "scenes": ("Rendering the embedded world", ["--images", "400"]),
     "vega": ("VEGA at paper size", []),
 }
