@@ -19,7 +19,7 @@ from refseg.data.check import CheckReport, check_data
 from refseg.data.check_content import token_counts
 from refseg.data.check_files import spread
 from refseg.data.tokens import train_wordpiece
-from refseg.errors import DataError, UnknownName
+from refseg.errors import ConfigError, DataError, UnknownName
 
 
 def image_file(folder: Path, number: int) -> Path:
@@ -110,7 +110,7 @@ CONTENT = [
     (edit("annotations", "bbox", [2, 3, 10, 60]), "boxes empty or outside", "warn"),
     (set_raw("???"), "sentences without words", "fail"),
     (set_raw("cup " * 300), "sentences over 1,000 characters", "fail"),
-    (set_raw("cup " * 19), "sentences cut at 20 tokens", "warn"),
+    (set_raw("cup " * 23), "sentences cut at 24 tokens", "warn"),
     (set_raw("tasse \u00e0 caf\u00e9"), "sentences not in ASCII", "warn"),
     (set_raw("left\ncup"), "sentences with control characters", "warn"),
     (set_raw("Cup  1"), "same words for different objects", "warn"),
@@ -191,8 +191,16 @@ def test_a_folder_without_any_image(tmp_path: Path) -> None:
     for number in range(1, 5):
         image_file(folder, number).unlink()
     report = check_data(folder)
-    assert (report.row("missing images").status, report.row("missing images").count) == ("warn", 4)
-    assert report.exit_code == 0
+    assert (report.row("missing images").status, report.row("missing images").count) == ("fail", 4)
+    assert report.exit_code == 1
+    assert "--no-images" in report.row("missing images").detail
+    words_alone = check_data(folder, pixels=False)
+    assert (words_alone.row("missing images").detail, words_alone.exit_code) == (
+        "not looked for", 0,
+    )  # fmt: skip
+    for contrary in ({"images": tmp_path}, {"decode": True}):
+        with pytest.raises(ConfigError, match="--no-images"):
+            check_data(folder, pixels=False, **contrary)
     (tmp_path / "elsewhere").mkdir()
     named = check_data(folder, images=tmp_path / "elsewhere")
     assert (named.row("missing images").status, named.exit_code) == ("fail", 1)
@@ -220,6 +228,49 @@ def test_image_sizes_are_compared(tmp_path: Path) -> None:
     assert (row.status, row.count) == ("fail", 1)
     assert "32 x 24 (rows x columns), stated 24 x 32 (rows x columns)" in row.detail
     assert "turned by a quarter" in row.detail
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 6])
+def test_an_image_that_exif_turns_fails(tmp_path: Path, orientation: int) -> None:
+    folder = make_refer(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (HW[1], HW[0])).save(image_file(folder, 1), exif=exif)
+    report = check_data(folder)
+    assert troubles(report) == {"images turned by EXIF": ("fail", 1)}
+    assert f"orientation {orientation}" in report.row("images turned by EXIF").detail
+    assert report.exit_code == 1
+
+
+def no_refs(instances: dict[str, Any], refs: list[dict[str, Any]]) -> None:
+    refs.clear()
+
+
+def no_sentences(instances: dict[str, Any], refs: list[dict[str, Any]]) -> None:
+    for one in refs:
+        one["sentences"] = []
+
+
+@pytest.mark.parametrize("change", [no_refs, no_sentences])
+def test_a_data_set_without_expressions_fails(tmp_path: Path, change: Change) -> None:
+    report = check_data(make_refer(tmp_path, "mine", change=change))
+    assert (report.row("expressions").status, report.exit_code) == ("fail", 1)
+
+
+def test_a_table_with_a_header_alone_fails(tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_text("image,text,mask\n")
+    report = check_data(tmp_path)
+    assert (report.row("expressions").status, report.exit_code) == ("fail", 1)
+
+
+def test_empty_masks_alone_fail(tmp_path: Path) -> None:
+    def empty_all(instances: dict[str, Any], refs: list[dict[str, Any]]) -> None:
+        for one in instances["annotations"]:
+            one["segmentation"] = [[100, 100, 110, 100, 110, 110]]
+
+    report = check_data(make_refer(tmp_path, "mine", change=empty_all))
+    row = report.row("empty masks")
+    assert (row.status, row.count, report.exit_code) == ("fail", 5, 1)
 
 
 def test_estimated_sizes_prove_nothing(tmp_path: Path) -> None:
@@ -294,14 +345,13 @@ def test_what_cannot_be_read_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.data
 def test_all_of_refcoco_has_the_published_counts(shared_data: Path) -> None:
-    report = check_data(shared_data / "refcoco_boxes" / "refcoco")
+    report = check_data(shared_data / "refcoco_boxes" / "refcoco", pixels=False)
     counted = [row for row in report.rows if row.name.startswith("split ")]
     assert len(counted) == 5
     assert all(row.status == "ok" and row.detail.endswith("as published") for row in counted)
     assert set(troubles(report)) == {
-        "missing images",
         "objects without a mask",
-        "sentences cut at 20 tokens",
+        "sentences cut at 24 tokens",
         "same words for different objects",
     }
     assert report.exit_code == 0

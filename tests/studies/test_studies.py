@@ -174,6 +174,31 @@ def test_tables_are_markdown() -> None:
     assert tables.points(-0.0123) == "-1.2"
 
 
+def _told(model: str, data: str, split: str, protocol: str, miou: float) -> dict[str, Any]:
+    metrics = {"mIoU": miou, "oIoU": miou / 2}
+    about = {"model": model, "data": data, "split": split, "protocol": protocol, "n": 1234}
+    return {**about, "metrics": metrics, "intervals": {"mIoU": [miou - 0.1, miou + 0.1]}}
+
+
+def test_the_summary_is_a_table_of_val_splits_beside_the_best_baseline() -> None:
+    reports = [
+        _told("ours", "scenes", "val", "original", 0.5),
+        _told("ours", "scenes", "val", "lavt-480", 0.9),
+        _told("ours", "scenes", "testA", "original", 0.8),
+        _told("baseline:centre-disc", "scenes", "val", "original", 0.1),
+        _told("baseline:largest-object", "scenes", "val", "original", 0.6),
+        _told("baseline:whole-image", "scenes", "val", "original", 0.2),
+    ]
+    head, rule, *rows = results._summary({"main": {"numbers": {"reports": reports}},
+                                          "photos": None}).splitlines()  # fmt: skip
+    assert head.count("|") == rule.count("|") == 6
+    told = (
+        "| scenes val (rendered) | 1,234 | **50.0** (40.0 to 60.0) | 25.0 | largest object, 60.0 |"
+    )
+    assert rows == [told]
+    assert "Nothing" in results._summary({"main": None, "photos": None})
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -206,3 +231,4 @@ def test_a_broken_result_is_named(measured: Path, tmp_path: Path) -> None:
 def test_the_readme_has_the_summary() -> None:
     readme = results.README.read_text(encoding="utf-8")
     assert results.with_summary(readme, results.RESULTS) == readme
+    assert "| scenes val (rendered) |" in readme
