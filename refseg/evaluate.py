@@ -23,7 +23,7 @@ from refseg.data.dataset import ReferDataset
 from refseg.data.selection import MaskRule
 from refseg.errors import DataError, LabelsError
 from refseg.metrics.meter import Meter, bootstrap_interval, pairwise_consistency
-from refseg.metrics.protocols import get_protocol
+from refseg.metrics.protocols import Protocol, get_protocol
 from refseg.types import Prediction, Sample
 
 Perturb = Callable[[str, np.random.Generator], str]
@@ -45,8 +45,10 @@ class Report:
     """One model on one split under one protocol.
 
     labels: what the model learned from. n: expressions counted. metrics: fractions in 0..1.
-    intervals: 95 % bootstrap intervals, images drawn as wholes. samples: per expression, sorted
-    by key: key, intersection, union, iou, target_empty. text: how the expressions were changed.
+    intervals: 95 % bootstrap intervals of mIoU and oIoU over the expressions with a target and,
+    where there are others, of gIoU and cIoU over all; images drawn as wholes.
+    samples: per expression, sorted by key: key, intersection, union, iou, target_empty. text: how
+    the expressions were changed.
     """
 
     model: str
@@ -75,6 +77,8 @@ class Options:
     progress(steps): told of every batch. perturb: changes an expression before it is asked, with
     a generator that depends on the expression's key alone; text: its name for the report.
     keep(sample, prediction, iou): sees every expression with its IoU under the first protocol.
+    mask_rule: how targets are joined, in place of each protocol's own rule; a protocol that it
+    changes is reported as "original+lavt_compat" or the like.
     """
 
     limit: int | None = None
@@ -83,6 +87,7 @@ class Options:
     perturb: Perturb | None = None
     text: str = "as written"
     keep: Keep | None = None
+    mask_rule: MaskRule | None = None
 
 
 def evaluate(
@@ -95,10 +100,11 @@ def evaluate(
     progress: Callable[[int], None] | None = None,
     perturb: Perturb | None = None,
     keep: Keep | None = None,
+    mask_rule: MaskRule | None = None,
 ) -> Report:
     """The report under one protocol; see `evaluate_all` and `Options`."""
     text = "as written" if perturb is None else "perturbed"
-    options = Options(limit, batch_size, progress, perturb, text, keep)
+    options = Options(limit, batch_size, progress, perturb, text, keep, mask_rule)
     return evaluate_all(model, dataset, [protocol], options=options)[0]
 
 
@@ -113,11 +119,12 @@ def evaluate_all(
 
     "consistency" among the metrics is the mean IoU over pairs of predictions for different
     expressions of one object (VEGA, figures 7 and 9), where there are such.
-    Raises UnknownName (protocol), LabelsError (masks not granted), DataError (nothing to score).
+    Raises UnknownName (protocol, mask rule), LabelsError (masks not granted), DataError (nothing
+    to score).
     """
     if not dataset.labels.allows("mask"):
         raise LabelsError("scores need masks, which are not granted", remedy='grant "mask"')
-    meters = [Meter(get_protocol(name)) for name in protocols]
+    meters = [Meter(_ruled(get_protocol(name), options.mask_rule)) for name in protocols]
     targets = {rule: with_rule(dataset, rule) for rule in {m.protocol.mask_rule for m in meters}}
     if count_expressions(dataset, options) == 0:
         raise DataError(
@@ -143,6 +150,13 @@ def evaluate_all(
     return [
         _report(meter, about, labels, options.text, agreement.mean(), image_of) for meter in meters
     ]
+
+
+def _ruled(protocol: Protocol, rule: MaskRule | None) -> Protocol:
+    """The protocol with another rule for masks, under a name that says so."""
+    if rule in (None, protocol.mask_rule):
+        return protocol
+    return replace(protocol, name=f"{protocol.name}+{rule}", mask_rule=rule)
 
 
 def count_expressions(dataset: ReferDataset, options: Options) -> int:
@@ -266,11 +280,28 @@ def _report(
     if agreement is not None:
         metrics["consistency"] = agreement
     samples = meter.samples()
-    images = [image_of[key] for key in samples["key"]]
-    pairs = np.stack([samples["intersection"], samples["union"]], axis=1).astype(np.float64)
-    intervals = {
-        "mIoU": bootstrap_interval(samples["iou"], groups=images),
-        "oIoU": bootstrap_interval(pairs, groups=images),
-    }
+    images = np.array([image_of[key] for key in samples["key"]])
     name = meter.protocol.name
+    intervals = _intervals(metrics, samples, images, meter.protocol.empty)
     return Report(*about, name, labels, len(meter), metrics, intervals, samples, text)
+
+
+def _intervals(
+    metrics: Mapping[str, float], samples: Mapping[str, Any], images: NDArray[Any], empty: float
+) -> dict[str, tuple[float, float]]:
+    """Of each mean and each overall IoU, over the expressions that it counts."""
+    iou = np.array(samples["iou"], np.float64)
+    pairs = np.stack([samples["intersection"], samples["union"]], axis=1).astype(np.float64)
+    targets = ~np.array(samples["target_empty"], np.bool_)
+    everything = np.ones_like(targets)
+    counted = {
+        "mIoU": (iou, targets),
+        "oIoU": (pairs, targets),
+        "gIoU": (iou, everything),
+        "cIoU": (pairs, everything),
+    }
+    return {
+        name: bootstrap_interval(values[rows], groups=images[rows].tolist(), empty=empty)
+        for name, (values, rows) in counted.items()
+        if name in metrics
+    }

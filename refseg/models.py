@@ -24,10 +24,11 @@ import refseg
 from refseg.data.collate import collate
 from refseg.data.tokens import WordTokenizer, load_tokenizer, train_wordpiece
 from refseg.data.transforms import PreprocessConfig
-from refseg.errors import ConfigError, ModelError, UnknownName
+from refseg.errors import ConfigError, ModelError, RefsegError, UnknownName
 from refseg.methods import METHODS, method_types
 from refseg.nn.weights import load_hub_part, load_state, local_folder, read_state
 from refseg.recipes.base import Recipe, WeightsConfig
+from refseg.recipes.overrides import reasons
 from refseg.types import Batch, Prediction, Sample
 
 BUNDLED = Path(refseg.__file__).parent / "checkpoints"
@@ -78,11 +79,28 @@ class Model:
 
 
 def build_method(name: str, config: Any) -> Any:
-    """The untrained method `name`. config: its pydantic config, or the dict of one."""
+    """The untrained method `name`. config: its pydantic config, or the dict of one.
+
+    Raises ConfigError for sizes that do not fit each other, ValidationError for another dict.
+    """
     method, config_type = method_types(name)
     if not isinstance(config, config_type):
         config = config_type.model_validate(config)
-    return method(config)
+    try:
+        return method(config)
+    except ValueError as error:  # what the method does not check itself, its libraries do
+        raise ConfigError(
+            f"method {name} cannot be built: {' '.join(str(error).split())[:200]}",
+            remedy="change the sizes in method.* that it names",
+        ) from error
+
+
+def word_limits(method: Any) -> dict[str, int]:
+    """The longest expression, in tokens, that a method has places for: key of its config -> tokens.
+
+    Empty for a method that says nothing of it (the optional ability `word_limits`).
+    """
+    return dict(getattr(method, "word_limits", {}))
 
 
 def build(recipe: Recipe, texts: Iterable[str]) -> Model:
@@ -108,6 +126,13 @@ def build(recipe: Recipe, texts: Iterable[str]) -> Model:
             remedy=f"set method.text.vocab_size={tokenizer.vocab_size} or lower tokens.vocabulary",
         )
     method = build_method(recipe.method_name, recipe.method)
+    for key, limit in word_limits(method).items():
+        if tokenizer.max_words > limit:
+            raise ConfigError(
+                f"recipe {recipe.name}: tokens.max_words is {tokenizer.max_words}, but "
+                f"method.{key} only {limit}",
+                remedy=f"set tokens.max_words={limit} or method.{key}={tokenizer.max_words}",
+            )
     _start(method, recipe.weights)
     return Model(recipe.name, recipe.method_name, method, tokenizer, recipe.preprocess)
 
@@ -166,6 +191,12 @@ def find_model(name: str) -> Path:
 
 def read_model_file(folder: Path) -> ModelFile:
     """Read and check `config.json`. Raises ModelError for a half-written folder, by file."""
+    described = _read_json(folder / "config.json")
+    if isinstance(described, dict) and "model_type" in described:
+        raise ModelError(
+            f"{folder} is an encoder in the hub's format, no whole model",
+            remedy=f"train a method from it: --set weights.vision={folder} or weights.text=...",
+        )
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise ModelError(
@@ -173,11 +204,22 @@ def read_model_file(folder: Path) -> ModelFile:
             remedy="export it again, or finish the training run that was writing it",
         )
     try:
-        return ModelFile.model_validate(json.loads((folder / "config.json").read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        return ModelFile.model_validate(described)
+    except ValidationError as error:
         raise ModelError(
-            f"broken {folder / 'config.json'}: {error}", remedy="get the model again"
+            f"broken {folder / 'config.json'}: {reasons(error, places=True)}",
+            remedy="get the model again",
         ) from None
+
+
+def _read_json(path: Path) -> Any:
+    """The value in a JSON file; None where there is no file. Raises ModelError if it is broken."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"broken {path}: {error}", remedy="get the model again") from None
 
 
 def load(name: str | Path, device: str = "cpu") -> Model:
@@ -186,13 +228,7 @@ def load(name: str | Path, device: str = "cpu") -> Model:
     described = read_model_file(folder)
     if described.method not in METHODS:
         raise UnknownName(f"method in {folder / 'config.json'}", described.method, METHODS)
-    try:
-        method = build_method(described.method, described.method_config)
-    except ValidationError as error:
-        raise ModelError(
-            f"{folder / 'config.json'} does not fit method {described.method}: {error}",
-            remedy="use the refseg version that wrote it",
-        ) from None
+    method = _build_described(folder, described)
     state = {
         k: v.float() if v.is_floating_point() else v
         for k, v in read_state(folder / "model.safetensors").items()
@@ -206,16 +242,36 @@ def load(name: str | Path, device: str = "cpu") -> Model:
     )
 
 
+def _build_described(folder: Path, described: ModelFile) -> Any:
+    """The method that config.json asks for. Any failure is the file's: raises ModelError."""
+    try:
+        return build_method(described.method, described.method_config)
+    except ValidationError as error:
+        why = reasons(error, places=True)
+    except RefsegError as error:
+        why = error.message
+    except Exception as error:  # sizes that nobody can have fail in many ways, memory included
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    raise ModelError(
+        f"{folder / 'config.json'} does not fit method {described.method}: {why}",
+        remedy="use the refseg version that wrote it, or get the model again",
+    )
+
+
 def _check_words(folder: Path, method: Any, tokenizer: WordTokenizer) -> None:
     """Refuse a tokenizer whose ids or lengths the text encoder has no rows for."""
-    text = getattr(method.config, "text", None)
-    for what, needed, limit in (
-        ("token ids", tokenizer.vocab_size, getattr(text, "vocab_size", None)),
-        ("words at most", tokenizer.max_words, getattr(text, "max_positions", None)),
-    ):
-        if limit is not None and needed > limit:
+    ids = getattr(getattr(method.config, "text", None), "vocab_size", None)
+    if ids is not None and tokenizer.vocab_size > ids:
+        raise ModelError(
+            f"the tokenizer of {folder} has {tokenizer.vocab_size} token ids, its text encoder "
+            f"{ids}",
+            remedy="tokenizer.json or config.json is another model's; get the model again",
+        )
+    for key, limit in word_limits(method).items():
+        if tokenizer.max_words > limit:
             raise ModelError(
-                f"the tokenizer of {folder} has {needed} {what}, its text encoder {limit}",
+                f"the tokenizer of {folder} gives {tokenizer.max_words} words at most, its method "
+                f"takes {limit} ({key})",
                 remedy="tokenizer.json or config.json is another model's; get the model again",
             )
 

@@ -19,22 +19,27 @@ from refseg.errors import RunError
 from refseg.evaluate import Answers, Report
 from refseg.page import Page
 from refseg.recipes.base import Recipe
+from refseg.recipes.encoders import EncoderRecipe
 from refseg.recipes.provenance import read_recipe
 from refseg.train.checkpoint import flatten
 from refseg.train.log import read_log
 
 LOG = Path("train") / "log.jsonl"
 CASES = 4  # pictures of each kind
+CURVES = ("mIoU", "oIoU")
 SHOWN = ("mIoU", "oIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9", "PointIt", "consistency")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder holds. log: see `refseg.train.log`. model: its folder, if finished."""
+    """What a run's folder holds. log: see `refseg.train.log`.
+
+    model: the folder of its model, if finished; an encoder's run has none, nothing to score.
+    """
 
     name: str
     folder: Path
-    recipe: Recipe
+    recipe: Recipe | EncoderRecipe
     log: Sequence[Mapping[str, Any]]
     model: Path | None
 
@@ -62,14 +67,10 @@ def read_run(folder: Path) -> Run:
     if not (folder / "recipe.json").is_file():
         what = "is no run of refseg" if folder.is_dir() else "does not exist"
         raise RunError(f"{folder} {what}", remedy="name the folder given to `refseg train --out`")
-    model = folder / "model"
-    return Run(
-        folder.resolve().name,
-        folder,
-        read_recipe(folder / "recipe.json"),
-        read_log(folder / LOG),
-        model if (model / "config.json").is_file() else None,
-    )
+    recipe, model = read_recipe(folder / "recipe.json"), folder / "model"
+    answers = isinstance(recipe, Recipe) and (model / "config.json").is_file()
+    log = read_log(folder / LOG)
+    return Run(folder.resolve().name, folder, recipe, log, model if answers else None)
 
 
 def telling_cases(model: Answers, dataset: ReferDataset, report: Report) -> list[Case]:
@@ -123,7 +124,7 @@ def report_page(runs: Sequence[Run], scored: Mapping[str, Scored]) -> str:
     return page.html()
 
 
-def differences(recipes: Mapping[str, Recipe]) -> list[tuple[str, list[Any]]]:
+def differences(recipes: Mapping[str, Recipe | EncoderRecipe]) -> list[tuple[str, list[Any]]]:
     """The dotted keys in which recipes differ, each with its value in every recipe."""
     flat = [flatten(r.model_dump(mode="json", exclude={"promise"})) for r in recipes.values()]
     keys = dict.fromkeys(key for one in flat for key in one)
@@ -133,15 +134,21 @@ def differences(recipes: Mapping[str, Recipe]) -> list[tuple[str, list[Any]]]:
 
 def _summary(run: Run, scored: bool) -> tuple[object, ...]:
     last = run.log[-1] if run.log else {}
+    recipe = run.recipe
+    if isinstance(recipe, Recipe):
+        method, labels = recipe.method_name, recipe.data.labels
+        told = "yes" if scored else "no model yet"
+    else:
+        method, labels, told = f"encoder ({recipe.kind})", recipe.labels, "an encoder has no masks"
     seconds = max((line.get("seconds", 0.0) for line in run.log), default=0.0)
     return (
         run.name,
-        run.recipe.name,
-        run.recipe.method_name,
-        run.recipe.data.labels,
+        recipe.name,
+        method,
+        labels,
         last.get("step", 0),
         f"{seconds / 3600:.2f}",
-        "yes" if scored else "no model yet",
+        told,
     )
 
 
@@ -149,7 +156,7 @@ def _curves(page: Page, runs: Sequence[Run]) -> None:
     page.heading("Curves")
     losses = {run.name: _series(run, "train", "loss", "total") for run in runs}
     pictures = [_curve(losses, "loss", "total loss", log_y=True)]
-    for metric in ("mIoU", "oIoU"):
+    for metric in _metrics(runs):
         scores = {run.name: _series(run, "eval", "metrics", metric) for run in runs}
         pictures.append(_curve(scores, metric, f"{metric} while training"))
     drawn = [picture for picture in pictures if picture is not None]
@@ -157,6 +164,13 @@ def _curves(page: Page, runs: Sequence[Run]) -> None:
         page.gallery((picture, "") for picture in drawn)
     else:
         page.text("Nothing has been logged yet.")
+
+
+def _metrics(runs: Sequence[Run]) -> list[str]:
+    """The metrics worth a curve: two of a method's, all of an encoder's."""
+    encoders = [run for run in runs if not isinstance(run.recipe, Recipe)]
+    own = (name for run in encoders for line in run.log for name in line.get("metrics", {}))
+    return list(dict.fromkeys([*CURVES, *own]))
 
 
 def _series(run: Run, kind: str, group: str, name: str) -> tuple[list[float], list[float]]:

@@ -57,8 +57,8 @@ def ksweep(numbers: Mapping[str, Any]) -> bytes:
         trained = numbers["trained k"]
         axes.axvline(trained, color=GREY, linewidth=1, linestyle="--", zorder=0)
         axes.annotate(
-            "trained", (trained, 1), xycoords=("data", "axes fraction"),
-            xytext=(3, -9), textcoords="offset points", fontsize=8, color=GREY,
+            "trained", (trained, 0), xycoords=("data", "axes fraction"),
+            xytext=(3, 4), textcoords="offset points", fontsize=8, color=GREY,
         )  # fmt: skip
     tidy(axes, title=title, xlabel="pixels selected by each token, %", ylabel="%")
     axes.set_xticks(shares)
@@ -101,6 +101,8 @@ def _dots(
 CHARTS = {
     "main": {"limits.png": limits},
     "robustness": {"robustness-cost.png": robustness},
+    "ablation-guidance": {"ablation-guidance.png": ablation},
+    "ablation-contrastive": {"ablation-contrastive.png": ablation},
     "ksweep": {"ksweep.png": ksweep},
     "ksweep-train": {"ksweep-train.png": ksweep},
 }

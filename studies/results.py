@@ -24,6 +24,8 @@ from studies.tables import between, percent
 TEXT = Path(__file__).parent / "text"
 PAGE = RESULTS.parent / "results.md"
 README = RESULTS.parents[1] / "README.md"
+# The studies that the summary is made from, and what their pictures are.
+MEASURED = {"main": "rendered", "photos": "photographs"}
 Record = Mapping[str, Any]
 Values = Mapping[str, str]
 
@@ -109,26 +111,19 @@ def _plain(value: Any) -> str:
 
 
 def _summary(records: Mapping[str, Record | None]) -> str:
-    main, photos = records["main"], records["photos"]
-    lines = []
-    if main is not None:
-        lines.append(f"- Rendered scenes: {_beside(main['numbers'], 'scenes')}")
-    if photos is not None:
-        lines.append(f"- Real photographs: {_beside(photos['numbers'], 'refcoco')}")
-    return "\n".join(lines) or "Nothing has been measured yet."
+    """The bundled model on every val split, in a table."""
+    measured = {
+        kind: record["numbers"]
+        for name, kind in MEASURED.items()
+        if (record := records[name]) is not None
+    }
+    return tables.summary(measured) if measured else "Nothing has been measured yet."
 
 
 def _beside(numbers: Record, data: str) -> str:
     """The model on `data` val under `original`, and the best of the baselines there."""
-    reports = [
-        r
-        for r in numbers["reports"]
-        if (r["data"], r["split"], r["protocol"]) == (data, "val", "original")
-    ]
-    ours = next(r for r in reports if not r["model"].startswith("baseline:"))
-    rest = [r for r in reports if r is not ours]
-    best = max(rest, key=lambda r: r["metrics"]["mIoU"])
-    name = best["model"].removeprefix("baseline:").replace("-", " ")
+    ours, best = tables.beside_best(numbers, data, "val")
+    name = tables.model_name(best)
     return (
         f"mIoU {percent(ours['metrics']['mIoU'])} % (95 % interval "
         f"{between(ours['intervals']['mIoU'])}), oIoU {percent(ours['metrics']['oIoU'])} % on the "
@@ -245,7 +240,7 @@ def with_summary(readme: str, results: Path) -> str:
     before, rest = readme.split(begin)
     after = rest.split(end)[1]
     link = "All scores, with protocols, seeds and intervals: [docs/results.md](docs/results.md)."
-    told = _summary({name: read(results / f"{name}.json") for name in ("main", "photos")})
+    told = _summary({name: read(results / f"{name}.json") for name in MEASURED})
     return f"{before}{begin}\n{told}\n\n{link}\n{end}{after}"
 
 

@@ -40,7 +40,51 @@ def signed_between(interval: Sequence[float] | None) -> str:
     return "-" if interval is None else f"{points(interval[0])} to {points(interval[1])}"
 
 
-# -- main --------------------------------------------------------------------------------------
+# -- the summary, main -------------------------------------------------------------------------
+
+
+def summary(measured: Mapping[str, Numbers]) -> str:
+    """The model on every val split under `original`, beside the best baseline of each.
+
+    measured: kind of pictures -> the numbers of a study with reports.
+    """
+    head = (
+        "data, under `original`", "expressions", "mIoU, % (95 % interval)", "oIoU, %",
+        "best trivial baseline, mIoU, %",
+    )  # fmt: skip
+    rows = []
+    for kind, numbers in measured.items():
+        reports = _reports(numbers, "original")
+        for data in dict.fromkeys(r["data"] for r in reports if r["split"] == "val"):
+            ours, best = beside_best(numbers, data, "val")
+            mean, overall = (percent(ours["metrics"][name]) for name in ("mIoU", "oIoU"))
+            rows.append(
+                (
+                    f"{data} val ({kind})",
+                    f"{ours['n']:,}",
+                    f"**{mean}** ({between(ours['intervals']['mIoU'])})",
+                    overall,
+                    f"{model_name(best)}, {percent(best['metrics']['mIoU'])}",
+                )
+            )
+    return table(head, rows)
+
+
+def beside_best(numbers: Numbers, data: str, split: str) -> tuple[Any, Any]:
+    """The model's report under `original` on a split, and that of the best baseline (mIoU)."""
+    reports = [
+        report
+        for report in _reports(numbers, "original")
+        if (report["data"], report["split"]) == (data, split)
+    ]
+    (ours,) = (report for report in reports if not _is_baseline(report))
+    rest = (report for report in reports if _is_baseline(report))
+    return ours, max(rest, key=lambda report: report["metrics"]["mIoU"])
+
+
+def model_name(report: Mapping[str, Any]) -> str:
+    """A report's model, baselines in words."""
+    return str(report["model"]).removeprefix("baseline:").replace("-", " ")
 
 
 def main_scores(numbers: Numbers, protocol: str) -> str:
@@ -66,8 +110,7 @@ def baselines(numbers: Numbers) -> str:
     """mIoU of the model beside each baseline, split by split, under `original`."""
     told: dict[str, dict[str, str]] = {}
     for report in _reports(numbers, "original"):
-        name = report["model"].removeprefix("baseline:").replace("-", " ")
-        name = name if _is_baseline(report) else "this model"
+        name = model_name(report) if _is_baseline(report) else "this model"
         row = told.setdefault(f"{report['data']} {report['split']}", {})
         both = (report["metrics"]["mIoU"], report["metrics"]["oIoU"])
         row[name] = " / ".join(percent(value) for value in both)

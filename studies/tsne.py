@@ -28,7 +28,6 @@ from studies.plots import (
     RED,
     Cell,
     bare,
-    draw_plain,
     new_figure,
     to_png,
 )
@@ -116,8 +115,9 @@ def picture(shown: Sequence[tuple[Sample, Inside]]) -> bytes:
     for column, (sample, inside) in enumerate(shown):
         above, below = grid[0, column], grid[1, column]
         bare(above)
-        above.imshow(Cell(sample.image, "", inside.prediction.mask, sample.mask).pixels())
-        above.set_xlabel(draw_plain(f'"{sample.text}"'), fontsize=8)
+        cell = Cell(sample.image, f'"{sample.text}"', inside.prediction.mask, sample.mask)
+        above.imshow(cell.pixels())
+        above.set_xlabel(cell.caption(), fontsize=8)
         assert sample.mask is not None
         scatter(below, sample, inside)
     handles, labels = grid[1, 0].get_legend_handles_labels()

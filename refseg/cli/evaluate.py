@@ -15,6 +15,7 @@ from refseg.cli.options import (
     Json,
     SplitBy,
     at_least_one,
+    check_writable,
     ready_data,
 )
 from refseg.errors import UnknownName
@@ -51,6 +52,14 @@ def evaluate(
     text_field: Annotated[
         str, typer.Option(help="raw (as typed) or sent (cleaned).", metavar="F")
     ] = "raw",
+    mask_rule: Annotated[
+        str | None,
+        typer.Option(
+            help="How the parts of a target are joined: union, or lavt_compat (what two parts "
+            "share is background). [default: the protocol's own]",
+            metavar="R",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Expressions asked at once.", metavar="N")] = 32,
     perturb: Annotated[
         str | None,
@@ -74,6 +83,8 @@ def evaluate(
     with ui.results_only(json):
         at_least_one("--limit", limit)
         at_least_one("--batch-size", batch_size)
+        if out is not None:
+            check_writable("--out", out)
         names = _checked(protocol or ["original"])
         change = _perturbation(perturb)
         loaded = _load(model, device)
@@ -81,7 +92,10 @@ def evaluate(
         opened = _open(data, split, images, split_by, text_field)
         from refseg.evaluate import Options
 
-        options = Options(limit, batch_size, None, change, perturb or "as written")
+        options = Options(
+            limit, batch_size, None, change, perturb or "as written",
+            mask_rule=mask_rule,  # type: ignore[arg-type]
+        )  # fmt: skip
         reports = _run(loaded or _baseline(model, opened), opened, names, options)
     told = [report.to_json() for report in reports]
     if json:

@@ -27,6 +27,9 @@ def models(json: Json = False) -> None:
     ui.show(ui.rows(made, map(_cells, rows)))
     if any((row["evaluation"] or {}).get("chosen by") for row in rows):
         ui.say("chosen on it: the best checkpoint there was kept, so the score flatters the model")
+    for row in rows:
+        if row["labels"] and _granted(row["labels"]) != row["labels"]:
+            ui.say(f"* {row['name']} learned from {row['labels']}")
     if not rows:
         ui.say("no models yet; `refseg train vega_scenes` makes one")
 
@@ -102,12 +105,18 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["source"],
         row["method"],
         row["data"] or "-",
-        row["labels"] or "-",
+        _granted(row["labels"]),
         f"{parameters / 1e6:.1f}" if parameters else "-",
         f"{row['bytes'] / 1e6:.1f}",
         ui.percent(score),
         "-" if score is None else _measured_on(row["evaluation"]),
     )
+
+
+def _granted(labels: str | None) -> str:
+    """The labels of the training itself; a star where it started from weights that saw others."""
+    granted, _, more = (labels or "-").partition("; ")
+    return f"{granted} *" if more else granted
 
 
 def _measured_on(evaluation: dict[str, Any] | None) -> str:

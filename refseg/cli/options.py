@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -64,6 +65,26 @@ def rendering() -> Iterator[Callable[[int, int], None]]:
             told(done, total)
 
         yield progress
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Raise ConfigError for a file that cannot be written, before any work; nothing stays behind.
+
+    A full disk is found out later, when there are results to lose: write them last.
+    """
+    import tempfile
+
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{option} {path}: cannot be written: {error.strerror}",
+            remedy="name a file in a folder that you may write to",
+        ) from error
 
 
 def at_least_one(name: str, value: int | None) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from refseg.cli import ui
 from refseg.cli.options import Device, Json, at_least_one
-from refseg.errors import UnknownName
+from refseg.errors import ConfigError, UnknownName
 
 if TYPE_CHECKING:
     from refseg.profile import Cost, Made, Part
@@ -66,11 +66,17 @@ def profile(
 
 def _model_folder(name: str) -> Path | None:
     """A model's folder; None for a recipe. Raises UnknownName for what is neither."""
-    from refseg.models import find_model
-    from refseg.recipes.catalog import RECIPES
+    from refseg.models import find_model, list_encoders
+    from refseg.recipes.catalog import ENCODERS, RECIPES
 
     if name in RECIPES:
         return None
+    if name in ENCODERS or name in list_encoders():
+        raise ConfigError(
+            f'"{name}" is an encoder; it answers no expression, so there is nothing to time',
+            remedy="profile a method that starts from it; the encoder is one of its parts: "
+            "refseg profile vega_scenes",
+        )
     try:
         return find_model(name)
     except UnknownName as error:
@@ -94,7 +100,19 @@ def make_case(name: str, is_recipe: bool, size: int | None, tokens: int | None) 
         loaded = load(name)
         method = loaded.method
         own_size, own_tokens = loaded.preprocess.size, loaded.tokenizer.max_words
+    _check_tokens(name, method, tokens or own_tokens)
     return method, case(size or own_size, tokens or own_tokens)
+
+
+def _check_tokens(name: str, method: Any, tokens: int) -> None:
+    from refseg.models import word_limits
+
+    for key, limit in word_limits(method).items():
+        if tokens > limit:
+            raise ConfigError(
+                f"--tokens {tokens}: {name} has places for {limit} ({key})",
+                remedy=f"ask for at most {limit}",
+            )
 
 
 def _show(name: str, is_recipe: bool, cost: Cost) -> None:

@@ -34,7 +34,8 @@ def report(
     """Write one self-contained HTML page about RUNs.
 
     Loss and score curves, scores by protocol, what differs between the recipes, and the worst,
-    middle and best cases. JSON: {"page", "runs", "scores"}, scores as `refseg eval` gives them.
+    middle and best cases. An encoder's run has curves alone. JSON: {"page", "runs", "scores"},
+    scores as `refseg eval` gives them.
     """
     at_least_one("--limit", limit)
     with ui.results_only(json):
@@ -77,10 +78,12 @@ def _distinct(runs: list[Run]) -> list[Run]:
 def _score(run: Run, protocols: list[str], limit: int, device: str) -> Scored:
     from refseg.evaluate import Options, count_expressions, evaluate_all
     from refseg.predict import load
+    from refseg.recipes.base import Recipe
     from refseg.recipes.runner import open_split
     from refseg.report import Scored, telling_cases
 
     assert run.model is not None
+    assert isinstance(run.recipe, Recipe)
     ready_data(run.recipe.data.name)
     model = load(run.model, device)
     model.name = run.name

@@ -112,7 +112,7 @@ def find_folder(name_or_dir: str | Path, *, progress: Progress | None = None) ->
     if os.sep in name:
         raise DataError(f"{folder}: no such folder", remedy="check the path")
     error = UnknownName("data set", name, DATA_NAMES)
-    error.remedy += ", or a folder"
+    error.remedy += ", or a folder's path (in a recipe: --set data.name=DIR)"
     raise error
 
 

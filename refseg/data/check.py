@@ -5,8 +5,9 @@ be left out is counted. A row has one of three states:
 
     ok      nothing found
     warn    worth knowing, training and evaluation will run
-    fail    they would stop, or their numbers would be wrong: missing or broken images and masks,
-            contradictory ids, expressions without words, the same image in train and evaluation
+    fail    they would stop, or their numbers would be wrong: nothing to train on, missing or
+            broken images and masks, pictures turned by EXIF, contradictory ids, expressions
+            without words, the same image in train and evaluation
 
 The exit code is 0 without a "fail", else 1. (Two are the published splits by object, `refcocog
 google` and `refcoco google`, that share images on purpose: a warning.) What cannot be read at all,
@@ -44,8 +45,10 @@ from refseg.data.published import PUBLISHED, SplitSize
 from refseg.data.records import Records
 from refseg.data.refer import splits_matching
 from refseg.data.tokens import WordTokenizer
+from refseg.errors import ConfigError
 
 EXAMPLES = 3
+MAX_WORDS = 24  # what the bundled model reads of an expression
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,12 @@ def check_data(
     *,
     images: Path | None = None,
     against: Sequence[str | Path] = (),
-    max_words: int = 20,
+    max_words: int = MAX_WORDS,
     tokenizer: WordTokenizer | None = None,
     limit: int | None = None,
     split_by: str | None = None,
     decode: bool = False,
+    pixels: bool = True,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Check a data set, given by name or folder.
@@ -100,23 +104,27 @@ def check_data(
     limit, counted with `tokenizer` if given (its own limit is not looked at), otherwise by words
     and punctuation, which word pieces can only exceed. limit: open at most so many images and so
     many masks, evenly spread. decode: read whole images, not only their headers, and look for
-    copies of training images under other names. progress: called with (what, done, total).
-    Raises UnknownName or DataError for a folder that cannot be read at all.
+    copies of training images under other names. pixels: False for work on words and boxes alone:
+    images are not looked for. progress: called with (what, done, total).
+    Raises UnknownName or DataError for a folder that cannot be read at all, ConfigError for
+    `images` or `decode` without `pixels`.
     """
+    if not pixels and (images is not None or decode):
+        raise ConfigError(
+            "pixels=False (--no-images) goes with neither images (--images) nor decode (--decode)",
+            remedy="leave one of them away",
+        )
     records = open_records(folder, split_by=split_by, strict=False)
     where = find_folder(folder)
     finder = image_finder(where, records, images)
-    files, sizes = check_images(
-        records,
-        finder,
-        must_exist=images is not None,
-        decode=decode,
-        limit=limit,
-        progress=progress,
-    )
+    files = [CheckRow("missing images", "ok", 0, "not looked for")]
+    sizes: dict[int, tuple[int, int]] = {}
+    if pixels:
+        files, sizes = check_images(records, finder, decode=decode, limit=limit, progress=progress)
     others = [load_pictures(other) for other in against]
     rows = [
         *check_counts(records),
+        check_any(records),
         *check_ids(records),
         *files,
         *check_masks(records, where, sizes, limit=limit, progress=progress),
@@ -159,6 +167,13 @@ def _count_row(name: str, size: SplitSize, stated: SplitSize | None) -> CheckRow
     numbers = ", ".join("?" if n is None else f"{n:,}" for n in stated)
     detail = f"{own}, as published" if same else f"{own}; published: {numbers}"
     return CheckRow(f"split {name}", "ok" if same else "warn", int(size.refs or 0), detail)
+
+
+def check_any(records: Records) -> CheckRow:
+    """Whether there is an expression at all."""
+    count = records.count("sentences")
+    detail = f"about {records.count('refs'):,} refs" if count else "nothing to train on or score"
+    return CheckRow("expressions", "ok" if count else "fail", count, detail)
 
 
 def check_ids(records: Records) -> list[CheckRow]:

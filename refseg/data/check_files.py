@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from refseg.data.images import ImageFinder
+from refseg.data.images import ImageFinder, exif_orientation
 from refseg.data.maskfile import read_mask_file
 from refseg.data.records import MaskFile, Records
 from refseg.errors import DataError, ImageError
@@ -57,11 +57,6 @@ class _Findings:
         return CheckRow(name, status, count, listed(self.examples[name], count))
 
 
-def existing_places(finder: ImageFinder) -> ImageFinder:
-    """The same finder without the folders that do not exist: quick where thousands are missing."""
-    return ImageFinder([root for root in finder.roots if root.is_dir()])
-
-
 def listed(examples: Sequence[str], count: int) -> str:
     """The first few of `count` things, for people."""
     more = count - len(examples)
@@ -84,24 +79,21 @@ def check_images(
     records: Records,
     finder: ImageFinder,
     *,
-    must_exist: bool,
     decode: bool = False,
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[list[CheckRow], dict[int, HW]]:
     """Are the images that refs are about there, readable, and of the stated size?
 
-    must_exist: whether a folder without a single one fails (else it is a warning: some work
-    needs no pixels). decode: read all pixels, which also finds files that are cut short, instead
-    of the headers alone. limit: open so many at most; all are looked for in any case.
+    decode: read all pixels, which also finds files that are cut short, instead of the headers
+    alone. limit: open so many at most; all are looked for in any case.
     Returns the rows and the sizes found, image row -> (rows, columns).
     """
     used = np.unique(records.column("refs", "image_row")).astype(np.int64)
-    quick = existing_places(finder)
-    missing_ids = {image.image_id for image in quick.missing(map(records.image, used.tolist()))}
+    missing_ids = {image.image_id for image in finder.missing(map(records.image, used.tolist()))}
     ids = records.column("images", "image_id")
     there = np.array([row for row in used.tolist() if int(ids[row]) not in missing_ids], np.int64)
-    rows = [_missing_row(records, finder, used, missing_ids, must_exist)]
+    rows = [_missing_row(records, finder, used, missing_ids)]
     found, sizes = _Findings(), {}
     opened = spread(there, limit)
     for done, row in enumerate(opened.tolist()):
@@ -111,6 +103,9 @@ def check_images(
             hw = image_ops.load_image(path).shape[:2] if decode else image_ops.image_size(path)
         except ImageError as error:
             found.add("broken images", error.message)
+            continue
+        if not records.meta.upright and (turn := exif_orientation(path)) != 1:
+            found.add("images turned by EXIF", f"{path}: orientation {turn}")
             continue
         sizes[row] = (int(hw[0]), int(hw[1]))
         stated = (image.height, image.width)
@@ -122,12 +117,14 @@ def check_images(
     if len(there):
         what = "decoded" if decode else "opened, headers only"
         rows.append(found.row("broken images", "fail", f"{len(opened):,} {what}"))
+        fine = "masks are about upright pictures" if records.meta.upright else ""
+        rows.append(found.row("images turned by EXIF", "fail", fine))
         rows.append(_sizes_row(records, found, len(opened)))
     return rows, sizes
 
 
 def _missing_row(
-    records: Records, finder: ImageFinder, used: NDArray[np.int64], missing: set[int], must: bool
+    records: Records, finder: ImageFinder, used: NDArray[np.int64], missing: set[int]
 ) -> CheckRow:
     if not missing:
         return CheckRow("missing images", "ok", 0, f"all {len(used):,} are there")
@@ -138,10 +135,10 @@ def _missing_row(
         where = ""
     except DataError as error:
         where = " ".join(error.message.split())
-    if len(missing) == len(used) and not must:
-        detail = "not one image is here; enough for work on words and boxes alone, otherwise "
-        return CheckRow("missing images", "warn", len(missing), f"{detail}name --images DIR")
-    return CheckRow("missing images", "fail", len(missing), f"of {len(used):,}; {where}")
+    detail = f"of {len(used):,}; {where}"
+    if len(missing) == len(used):
+        detail += "; where words and boxes alone are of use, --no-images"
+    return CheckRow("missing images", "fail", len(missing), detail)
 
 
 def _sizes_row(records: Records, found: _Findings, opened: int) -> CheckRow:
@@ -176,7 +173,8 @@ def check_masks(
     if len(opened):
         fine = f"{len(opened):,} of {len(with_mask):,} decoded"
         rows.append(found.row("broken masks", "fail", fine))
-        rows.append(found.row("empty masks", "warn", "every mask has pixels"))
+        useless: Status = "fail" if found.counts.get("empty masks") == len(opened) else "warn"
+        rows.append(found.row("empty masks", useless, "every mask has pixels"))
         rows.append(found.row("masks the wrong way round", "fail", "object and ground not swapped"))
         rows.append(found.row("masks away from their box", "warn", "masks and boxes agree"))
     return rows

@@ -132,9 +132,19 @@ class ReferDataset:
 
     def image(self, image_row: int) -> NDArray[np.uint8]:
         """[H, W, 3] uint8 RGB, of the size the annotations state."""
-        record = self.records.image(image_row)
-        path = self.finder.find(record)
-        return read_checked(path, record, sizes_exact=self.records.meta.sizes_exact)
+        record, meta = self.records.image(image_row), self.records.meta
+        try:
+            path = self.finder.find(record)
+        except DataError as error:
+            raise DataError(
+                f"{error.message}\n{self._missing_images()}", remedy=error.remedy
+            ) from error
+        return read_checked(path, record, sizes_exact=meta.sizes_exact, upright=meta.upright)
+
+    def _missing_images(self) -> str:
+        rows = np.unique(self.records.column("refs", "image_row")[self._ref_rows()]).tolist()
+        count = sum(1 for _ in self.finder.missing(map(self.records.image, rows)))
+        return f"{count:,} of the {len(rows):,} images of {self.name} {self.split} are missing"
 
     def groups_by_image(self) -> list[list[int]]:
         """The indices of the items about each image, images in order of first appearance."""
@@ -199,8 +209,7 @@ class ReferDataset:
             try:
                 mask, parts = self._decode(segmentation, hw)
             except DataError as error:
-                where = f"{self.name}: ref {entry.ref_id}, image {entry.image_id}"
-                raise DataError(f"{where}: {error.message}", remedy=error.remedy) from error
+                raise self._bad_mask(entry, ann_row, error) from error
             union |= mask
             total += parts
         if total and not union.any():
@@ -208,6 +217,14 @@ class ReferDataset:
                 f"{self.name}: ref {entry.ref_id}: its mask covers no pixel", stacklevel=3
             )
         return union, total
+
+    def _bad_mask(self, entry: Entry, ann_row: int, error: DataError) -> DataError:
+        ann_id = self.records.column("annotations", "ann_id")[ann_row]
+        ids = f"annotation {ann_id}, ref {entry.ref_id}, image {entry.image_id}"
+        return DataError(
+            f"{self.folder / self.records.meta.objects_file}: {ids}: {error.message}",
+            remedy=error.remedy or "repair it or leave the ref out; `refseg data check` lists all",
+        )
 
     def _decode(
         self, segmentation: Segmentation, hw: tuple[int, int]

@@ -90,8 +90,9 @@ def read(folder: Path, *, split_by: str | None = None, strict: bool = True) -> R
         raise UnknownName(f"split_by for {folder}", split_by, ["split"])
     path = folder / CAPTIONS
     build = RecordsBuilder(
-        folder.resolve().name, "split", source=str(path), strict=strict, image_dirs=("images", ".")
-    )
+        folder.resolve().name, "split", source=str(path), strict=strict,
+        image_dirs=("images", "."), upright=True, objects_file=CAPTIONS,
+    )  # fmt: skip
     regions: dict[str, _Region] = {}
     for line, row in read_rows(path):
         region = _region(build, line, row)

@@ -23,6 +23,7 @@ from typing import Any
 from refseg.data.builder import RecordsBuilder, Sentence
 from refseg.data.records import Records
 from refseg.data.refer import (
+    INSTANCES,
     NO_TARGET_ID,
     add_instances,
     choose_split_by,
@@ -33,7 +34,7 @@ from refseg.data.refer import (
 
 def sources(folder: Path, split_by: str | None = None) -> list[Path]:
     """The two files that `read` reads."""
-    return [_choose(folder, split_by)[1], folder / "instances.json"]
+    return [_choose(folder, split_by)[1], folder / INSTANCES]
 
 
 def read(folder: Path, *, split_by: str | None = None, strict: bool = True) -> Records:
@@ -42,10 +43,10 @@ def read(folder: Path, *, split_by: str | None = None, strict: bool = True) -> R
     strict: raise DataError at the first contradiction; otherwise leave the row out and count it.
     """
     split_by, path = _choose(folder, split_by)
-    instances = load_json(folder / "instances.json", ("images", "annotations", "categories"))
+    instances = load_json(folder / INSTANCES, ("images", "annotations", "categories"))
     refs = load_refs(path)
     build = RecordsBuilder(
-        "grefcoco", split_by, source=str(folder / "instances.json"), strict=strict
+        "grefcoco", split_by, source=str(folder / INSTANCES), strict=strict, objects_file=INSTANCES
     )
     add_instances(build, instances)
     crowds = {

@@ -3,6 +3,9 @@
 Annotation files name images, not paths, and the same COCO photograph is
 COCO_train2014_000000000072.jpg in one release and 000000000072.jpg in the next. `ImageFinder`
 tries both, and the file name as stated, in the given folder or in the usual places.
+
+A picture that its EXIF tag turns is refused where annotations do not say which way round they are:
+a half turn keeps the size, so nothing would tell that masks lie on the wrong things.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from refseg.data.records import ImageRecord
 from refseg.errors import DataError
@@ -32,6 +36,7 @@ PLACES = (
 LEVELS_UP = 2  # images/, ../images/, ../../images/
 LEVELS_DOWN = 3
 PATHS_SHOWN = 6
+ORIENTATION = 0x0112  # EXIF tag; 2 to 8 mirror or turn the stored pixels
 COCO_NAME = re.compile(r"(COCO_[a-z]+\d*_)?\d{12}(_\d+)?\.jpg")
 
 
@@ -52,7 +57,9 @@ class ImageFinder:
 
     def missing(self, images: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
         """Those of `images` that have no file."""
-        return (image for image in images if self._try(image) is None)
+        # Without the folders that do not exist: quick where thousands are missing.
+        quick = ImageFinder([root for root in self.roots if root.is_dir()])
+        return (image for image in images if quick._try(image) is None)
 
     def __getstate__(self) -> dict[str, object]:
         return {"roots": self.roots, "_found_in": [], "_walked": None}
@@ -122,13 +129,22 @@ def possible_names(image: ImageRecord) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def read_checked(path: Path, image: ImageRecord, *, sizes_exact: bool = True) -> NDArray[np.uint8]:
+def read_checked(
+    path: Path, image: ImageRecord, *, sizes_exact: bool = True, upright: bool = False
+) -> NDArray[np.uint8]:
     """The pixels of `path`, [H, W, 3] uint8 RGB.
 
-    Raises DataError when the size is not the stated one (masks and boxes would be misaligned),
-    ImageError when it is no readable image. sizes_exact: whether the stated size is a fact.
+    Raises DataError when masks and boxes would be misaligned: the size is not the stated one, or
+    EXIF turns the picture and they are not about upright pictures; ImageError when it is no
+    readable image. sizes_exact: whether the stated size is a fact. upright: see RecordsMeta.
     """
     pixels = image_ops.load_image(path)
+    if not upright and (turn := exif_orientation(path)) != 1:
+        raise DataError(
+            f"{path}: image {image.image_id} is turned by its EXIF tag (orientation {turn}), and "
+            "the annotations do not say which way round they are: its masks would be misaligned",
+            remedy="save it without the tag, the way round that the annotations fit",
+        )
     height, width = pixels.shape[:2]
     stated = (image.height, image.width)
     if sizes_exact and 0 not in stated and stated != (height, width):
@@ -136,11 +152,21 @@ def read_checked(path: Path, image: ImageRecord, *, sizes_exact: bool = True) ->
         raise DataError(
             f"{path}: image {image.image_id} is {height} x {width} px (rows x columns), but the "
             f"annotations say {image.height} x {image.width}: its masks would be misaligned",
-            remedy="its EXIF tag may turn it: save it without"
-            if turned
-            else "use the release of the images that the annotations were made for",
+            remedy=("turn it by a quarter, or " if turned else "")
+            + "use the release of the images that the annotations were made for",
         )
     return pixels
+
+
+def exif_orientation(path: Path) -> int:
+    """EXIF orientation 1..8 of an image file, from its header; 1 where it has none, or no sense."""
+    try:
+        with Image.open(path, formats=image_ops.FORMATS) as picture:
+            # Not picture.getexif(): that of PNG decodes the pixels to find late chunks.
+            value: object = Image.Image.getexif(picture).get(ORIENTATION)
+    except Exception:  # `load_image` tells what is wrong with the file; a damaged tag turns nothing
+        return 1
+    return value if isinstance(value, int) and 2 <= value <= 8 else 1
 
 
 def _folders_below(root: Path, levels: int = LEVELS_DOWN) -> list[Path]:

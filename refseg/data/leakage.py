@@ -158,7 +158,6 @@ def copied_images(records: Records, finder: ImageFinder) -> list[str]:
 
 
 def _files(records: Records, finder: ImageFinder, rows: NDArray[np.int64]) -> set[Path]:
-    finder = ImageFinder([root for root in finder.roots if root.is_dir()])
     images = [records.image(int(row)) for row in rows]
     missing = {image.image_id for image in finder.missing(images)}
     return {finder.find(image).resolve() for image in images if image.image_id not in missing}

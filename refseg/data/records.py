@@ -109,6 +109,9 @@ class RecordsMeta:
     (PhraseCut's official "val" is val and miniv). rasteriser: how its polygons become pixels.
     sizes_exact: False when height and width are estimates, so they prove nothing about a file.
     image_dirs: folders to look for images in, relative to the data set's folder, tried first.
+    upright: whether boxes and masks belong to the pictures as EXIF turns them, which is how people
+    see them; otherwise they were made for pictures that EXIF does not turn.
+    objects_file: the file that states the objects, relative to the data set's folder, for errors.
     skipped: what strict=False left out, kind -> count; examples: kind -> the first few.
     """
 
@@ -118,6 +121,8 @@ class RecordsMeta:
     rasteriser: Literal["coco", "pil"] = "coco"
     sizes_exact: bool = True
     image_dirs: tuple[str, ...] = ()
+    upright: bool = False
+    objects_file: str = ""
     skipped: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

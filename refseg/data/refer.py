@@ -38,6 +38,7 @@ from refseg.data.records import Records
 from refseg.data.unpickle import load_pickle
 from refseg.errors import DataError, UnknownName
 
+INSTANCES = "instances.json"
 NO_TARGET_ID = -1  # gRefCOCO's ann_id for an expression that means nothing in its image
 REF_KEYS = {
     "ref_id", "ann_id", "image_id", "category_id", "split", "file_name", "sent_ids", "sentences",
@@ -83,7 +84,7 @@ def choose_split_by(
 
 def sources(folder: Path, split_by: str | None = None) -> list[Path]:
     """The two files that `read` reads."""
-    return [choose_split_by(folder, split_by)[1], folder / "instances.json"]
+    return [choose_split_by(folder, split_by)[1], folder / INSTANCES]
 
 
 def read(folder: Path, *, split_by: str | None = None, strict: bool = True) -> Records:
@@ -93,13 +94,14 @@ def read(folder: Path, *, split_by: str | None = None, strict: bool = True) -> R
     used twice, ...); otherwise leave the row out and count it in the records' meta.
     """
     split_by, refs_path = choose_split_by(folder, split_by)
-    instances = load_json(folder / "instances.json", ("images", "annotations", "categories"))
+    instances = load_json(folder / INSTANCES, ("images", "annotations", "categories"))
     refs = load_refs(refs_path)
     build = RecordsBuilder(
         folder.resolve().name,
         split_by,
-        source=str(folder / "instances.json"),
+        source=str(folder / INSTANCES),
         strict=strict,
+        objects_file=INSTANCES,
         sizes_exact="estimated" not in str((instances.get("info") or {}).get("size_note", "")),
     )
     add_instances(build, instances)

@@ -33,7 +33,7 @@ from refseg.errors import DataError, RunError
 from refseg.ops.files import atomic_write_text, sha256_file
 
 # Raise it when any reader, the builder or the tables change what they give.
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 CLOCK_GRAIN_S = 2.0  # the coarsest modification time of a common file system
 LEFTOVER_AGE_S = 24 * 3600.0  # nobody converts for that long
 
@@ -201,7 +201,10 @@ def _known_sha256(path: Path, known: Path) -> str:
     try:
         stat = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}", remedy="check the folder's name") from error
+        raise DataError(
+            f"{path}: {error.strerror}",
+            remedy="it belongs to the annotations in this folder; fetch it, or name another folder",
+        ) from error
     where = str(path.resolve())
     note = known / f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.json"
     try:

@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from refseg.data.memo import check_memo
 from refseg.errors import DataError
 
 # What a pickled NumPy number names (the module moved in NumPy 2), and bytes in protocol 0 to 2.
@@ -41,12 +42,14 @@ def load_pickle(path: str | Path, *, allow_numpy_scalars: bool = False) -> Any:
 
     Text written by Python 2 is read as ASCII first, then, with a UserWarning, as latin1.
     Raises DataError for a missing, empty, truncated or broken file and for one that names a
-    global; nothing in the file is executed in any case.
+    global, or asks for far more memory than its size; nothing in it is executed in any case.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
             _refuse_foreign(path, file)
+            check_memo(file.read())
+            file.seek(0)
             try:
                 return _load(file, "ASCII", allow_numpy_scalars)
             except UnicodeDecodeError:
@@ -83,9 +86,7 @@ class _PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         if self._allow_numpy_scalars and (module_name, global_name) in NUMPY_SCALAR_GLOBALS:
-            stand_in: Any = {"dtype": _Dtype, "scalar": _scalar, "encode": _latin1_bytes}[
-                global_name
-            ]
+            stand_in = _STAND_INS[global_name]
             # A fresh function each time: a pickle may set attributes on what it has imported.
             return lambda *arguments: stand_in(*arguments)
         raise ForbiddenGlobal(f"{module_name}.{global_name}")

@@ -135,12 +135,14 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = 0.95,
     groups: Sequence[Any] | None = None,
+    empty: float = 0.0,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean, or of a ratio of sums.
 
     values: [N] (the mean, for mIoU or Pr@X), or [N, 2] numerators and denominators (the ratio
     of their sums, for oIoU). groups: [N] labels, such as image ids; whole groups are drawn then,
-    since expressions about one image are not independent. n: resamples.
+    since expressions about one image are not independent. n: resamples. empty: the ratio where
+    the denominators add up to nothing, as in a protocol.
     Raises DataError if there is no value.
     """
     pairs = np.asarray(values, np.float64)
@@ -157,7 +159,8 @@ def bootstrap_interval(
     step = max(1, 2_000_000 // size)  # resamples at a time: at most 16 MB of indices
     for start in range(0, n, step):
         drawn = pairs[rng.integers(0, size, (min(step, n - start), size))].sum(axis=1)
-        ratio = np.divide(drawn[:, 0], drawn[:, 1], out=np.zeros(len(drawn)), where=drawn[:, 1] > 0)
+        ratio = np.full(len(drawn), empty)
+        np.divide(drawn[:, 0], drawn[:, 1], out=ratio, where=drawn[:, 1] > 0)
         means[start : start + step] = ratio
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from refseg.errors import ConfigError
+
 #: Up to so many keys the plain form is faster on a CPU, forward and backward.
 FEW_KEYS = 64
 
@@ -23,7 +25,10 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int, key_width: int | None = None) -> None:
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+            raise ConfigError(
+                f"width {width} is not a multiple of {heads} heads",
+                remedy="choose a number of heads that divides the width",
+            )
         self.heads = heads
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(key_width or width, 2 * width)

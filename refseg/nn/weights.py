@@ -7,6 +7,7 @@ under one version loads under another.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,7 +113,7 @@ def load_hub_part(module: nn.Module, where: str, *, prefix: str) -> None:
     does not have at all (poolers, heads) are dropped; more or fewer layers are not.
     Raises ModelError when it is absent: nothing ever starts from random weights in silence.
     """
-    state = read_state(_weight_file(where))
+    state = read_state(weight_file(where))
     inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     state = inside or state
     parts = {key.split(".")[0] for key in module.state_dict()}
@@ -124,7 +125,8 @@ def load_hub_part(module: nn.Module, where: str, *, prefix: str) -> None:
     load_state(module, fitting, source=where)
 
 
-def _weight_file(where: str) -> Path:
+def weight_file(where: str) -> Path:
+    """The file with the weights of a folder or hub id. Raises ModelError when there is none."""
     folder = local_folder(where)
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
@@ -136,8 +138,9 @@ def _weight_file(where: str) -> Path:
 
 def local_folder(where: str) -> Path:
     """The folder `where`, or the local snapshot of the hub id `where`, fetched if reachable."""
-    if Path(where).is_dir():
-        return Path(where)
+    path = Path(os.path.expanduser(where))  # noqa: PTH111  (Path's own fails on ~nobody)
+    if path.is_dir():
+        return path
     if where.count("/") > 1 or where.startswith((".", "~", "/")):
         raise ModelError(f"no folder {where}", remedy="check the path")
     from huggingface_hub import snapshot_download

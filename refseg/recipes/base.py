@@ -22,11 +22,13 @@ from refseg.types import Labels
 METRIC_LABELS = {"mIoU": "mask", "oIoU": "mask", "Pr@0.5": "mask"}
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """Base of every group of a recipe: immutable, unknown keys refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class DataConfig(_Part):
+class DataConfig(Part):
     """Which expressions are learnt from, and what of them may be seen.
 
     name: a known data set or a folder. images: where the pixels are, if not in a usual place.
@@ -56,7 +58,7 @@ class DataConfig(_Part):
     augment: AugmentConfig = AugmentConfig()
 
 
-class TokenConfig(_Part):
+class TokenConfig(Part):
     """Where word pieces come from. source: "data" learns `vocabulary` pieces from the training
     expressions; anything else is a folder or hub id with tokenizer.json or vocab.txt.
     max_words: tokens kept of an expression, [CLS] and [SEP] included.
@@ -67,7 +69,7 @@ class TokenConfig(_Part):
     max_words: int = Field(default=21, ge=3)
 
 
-class WeightsConfig(_Part):
+class WeightsConfig(Part):
     """Where training starts from: a bundled name, a folder or a hub id; None is random weights.
 
     model: a whole refseg model; vision and text are then not read. vision, text: parts in the
@@ -79,7 +81,7 @@ class WeightsConfig(_Part):
     text: str | None = None
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """One row to reproduce. method: the configuration of the method `method_name`.
 
     select: the metric on `data.evaluate` that picks the exported weights; None exports the last.

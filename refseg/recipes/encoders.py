@@ -6,14 +6,16 @@ any recipe takes as `weights.vision` and `weights.text`; both are bundled under 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from refseg.data.transforms import PreprocessConfig
+from refseg.errors import ConfigError
+from refseg.nn.sizes import check_bert, check_swin
 from refseg.nn.text import BertTextConfig
 from refseg.nn.vision import SwinVisionConfig
-from refseg.recipes.base import TokenConfig, _Part
+from refseg.recipes.base import Part, TokenConfig
 from refseg.train.config import TrainConfig
 
 #: The world that the encoders and the `scenes` presets learn from; no image of it is in `scenes`.
@@ -40,7 +42,7 @@ BERT_SMALL = BertTextConfig(
 )
 
 
-class EncoderData(_Part):
+class EncoderData(Part):
     """name: a rendered world. evaluate: the split that the progress is measured on."""
 
     name: str = WORLD
@@ -49,7 +51,7 @@ class EncoderData(_Part):
     evaluate_limit: int | None = Field(default=200, ge=1)
 
 
-class EncoderRecipe(_Part):
+class EncoderRecipe(Part):
     """An encoder learned before the methods. kind: "objects" (vision) or "words" (text).
 
     zoom: chance that a picture is enlarged up to `most` times around one of its objects, and
@@ -68,6 +70,23 @@ class EncoderRecipe(_Part):
     most: float = Field(default=2.2, gt=1)
     hide: float = Field(default=0.25, gt=0, lt=1)
     train: TrainConfig
+
+    @property
+    def labels(self) -> str:
+        """What is looked at. Attributes are none of the contract's labels: see pictures.py."""
+        return {"objects": "box+attributes", "words": "text"}[self.kind]
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        check_swin(self.vision)
+        check_bert(self.text)
+        if self.kind == "words" and self.tokens.max_words > self.text.max_positions:
+            raise ConfigError(
+                f"tokens.max_words is {self.tokens.max_words}, but text.max_positions only "
+                f"{self.text.max_positions}",
+                remedy="lower the one or raise the other",
+            )
+        return self
 
 
 def swin_scenes() -> EncoderRecipe:

@@ -15,6 +15,9 @@ from refseg.errors import ConfigError
 M = TypeVar("M", bound=BaseModel)
 Tree = dict[str, Any]
 
+#: Problems of one value or file that are told; more are counted.
+MOST = 4
+
 
 def apply_overrides(recipe: M, settings: Sequence[str]) -> M:
     """`recipe` with each "dotted.key=value" set; the recipe itself is not changed.
@@ -54,7 +57,7 @@ def _merge(model: M, tree: Tree, prefix: str, root: BaseModel) -> M:
     except ValidationError as error:
         keys = ", ".join(f"{prefix}{name}={_told(tree[name])}" for name in tree)
         raise ConfigError(
-            f"{keys}: {_reasons(error)}", remedy="change the values together"
+            f"{keys}: {reasons(error)}", remedy="change the values together"
         ) from None
 
 
@@ -88,7 +91,7 @@ def _value(model: BaseModel, name: str, text: str, key: str) -> Any:
             problem = problem or error
     assert problem is not None
     raise ConfigError(
-        f"{key}={text}: {_reasons(problem)}",
+        f"{key}={text}: {reasons(problem)}",
         remedy=f"now {key}={_yaml(getattr(model, name))}; give a value of that kind",
     )
 
@@ -122,10 +125,18 @@ def leaf_keys(model: BaseModel, prefix: str = "") -> Iterable[str]:
             yield prefix + name
 
 
-def _reasons(error: ValidationError) -> str:
-    """What pydantic says, without its links: "Input should be a valid number"."""
-    said = dict.fromkeys(e["msg"].removeprefix("Value error, ") for e in error.errors())
-    return "; ".join(said)
+def reasons(error: ValidationError, *, places: bool = False) -> str:
+    """What pydantic says, in one line without its links: "Input should be a valid number".
+
+    places: say of each problem where it is: "data.name: Input should be a valid string".
+    """
+    said: dict[str, None] = {}
+    for problem in error.errors(include_url=False, include_input=False):
+        text = problem["msg"].removeprefix("Value error, ")
+        place = ".".join(map(str, problem["loc"])) if places else ""
+        said[f"{place}: {text}" if place else text] = None
+    more = f"; and {len(said) - MOST} more" if len(said) > MOST else ""
+    return " ".join(("; ".join(list(said)[:MOST]) + more).split())
 
 
 def _told(wanted: Any) -> str:

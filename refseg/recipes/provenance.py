@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,8 +19,10 @@ from pydantic import BaseModel, ValidationError
 
 import refseg
 from refseg.errors import RunError
-from refseg.ops.files import atomic_write_json
+from refseg.ops.files import atomic_write_json, atomic_write_text
 from refseg.recipes.base import Recipe
+from refseg.recipes.encoders import EncoderRecipe
+from refseg.recipes.overrides import reasons
 from refseg.train.checkpoint import check_identity
 from refseg.train.config import TrainConfig
 
@@ -40,9 +43,11 @@ def digest(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path) -> Recipe | EncoderRecipe:
     """The recipe in a run folder. Raises RunError naming what is wrong with the file."""
-    return _read(path, Recipe)
+    value = _read_json(path)
+    is_encoder = isinstance(value, dict) and "kind" in value and "method_name" not in value
+    return _parse(value, path, EncoderRecipe) if is_encoder else _parse(value, path, Recipe)
 
 
 def claim(recipe: BaseModel, run_dir: Path, *, resume: bool = True) -> None:
@@ -56,17 +61,57 @@ def claim(recipe: BaseModel, run_dir: Path, *, resume: bool = True) -> None:
         return
     if not resume:
         raise RunError(f"{run_dir} holds a run", remedy="resume it, or give another --out")
-    check_identity(identity(_read(path, type(recipe))), identity(recipe), run_dir)
-
-
-def _read(path: Path, kind: type[R]) -> R:
-    try:
-        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, ValidationError) as error:
+    held = read_recipe(path)
+    if type(held) is not type(recipe):
         raise RunError(
-            f"cannot read the recipe {path}: {error}",
-            remedy="use the refseg version that wrote it, or give another --out",
-        ) from error
+            f"{run_dir} holds a run of another kind, of the recipe {held.name}",
+            remedy="give another --out",
+        )
+    check_identity(identity(held), identity(recipe), run_dir)
+
+
+def settle(recipe: BaseModel, run_dir: Path, *, processes: int | None) -> None:
+    """Make `run_dir` this run's: its recipe, and unless `processes` is None a start of it.
+
+    A first start that cannot write leaves nothing behind, not even the folders it made.
+    """
+    files = [run_dir / "recipe.json", run_dir / "provenance.json"]
+    missing = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
+    first = not files[0].exists()
+    try:
+        atomic_write_text(files[0], recipe.model_dump_json(indent=2) + "\n")
+        if processes is not None:
+            record_start(files[1], processes=processes)
+    except BaseException:
+        for file in files if first else ():
+            file.unlink(missing_ok=True)
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise _unreadable(path, str(error)) from error
+
+
+def _parse(value: Any, path: Path, kind: type[R]) -> R:
+    try:
+        return kind.model_validate(value)
+    except KeyError as error:
+        raise _unreadable(path, f"{error} is missing") from None
+    except ValidationError as error:
+        raise _unreadable(path, reasons(error, places=True)) from None
+
+
+def _unreadable(path: Path, why: str) -> RunError:
+    return RunError(
+        f"cannot read the recipe {path}: {why}",
+        remedy="use the refseg version that wrote it, or give another --out",
+    )
 
 
 def record_start(path: Path, *, processes: int) -> None:

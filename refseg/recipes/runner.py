@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,18 @@ from refseg import models
 from refseg.data.catalog import open_data
 from refseg.data.dataset import ReferDataset
 from refseg.errors import DataError, LabelsError, UnknownName
+from refseg.evaluate import target_mask
 from refseg.nn.weights import load_state, read_state
-from refseg.ops.files import atomic_path, atomic_write_text, sha256_file
 from refseg.recipes.base import Recipe
 from refseg.recipes.batches import RecipeBatches, subset
-from refseg.recipes.provenance import claim, digest, identity, record_start
+from refseg.recipes.provenance import claim, digest, identity, settle
 from refseg.recipes.scoring import PROTOCOL, Scorer
-from refseg.recipes.stages import Stage, run_stage
+from refseg.recipes.stages import Stage, publish, run_stage
+from refseg.recipes.starts import CARD_ENTRY, Starts, check_starts, find_starts, start_hashes
 from refseg.train.loader import TrainData
 from refseg.train.loop import fit
 from refseg.train.parallel import make_accelerator
+from refseg.train.plan import Plan
 from refseg.train.progress import ProgressMode
 from refseg.train.results import Evaluation, FitResult
 
@@ -67,19 +69,19 @@ def run_recipe(
     main, barrier = accelerator.is_main_process, accelerator.wait_for_everyone
     claim(recipe, run_dir, resume=resume)
     barrier()
+    place = (accelerator.process_index, accelerator.num_processes)
+    job = _Job(recipe, main, progress, command, place)
+    first = _first_to_run(job, run_dir)
     if main:
-        atomic_write_text(run_dir / "recipe.json", recipe.model_dump_json(indent=2) + "\n")
-        if not all((run_dir / name / "manifest.json").exists() for name in recipe.stages):
-            record_start(run_dir / "provenance.json", processes=accelerator.num_processes)
-    job = _Job(recipe, main, progress, command)
+        settle(recipe, run_dir, processes=None if first is None else place[1])
     skipped = []
     for name in recipe.stages:
-        stage = _stage(name, job)
+        stage = first if first is not None and name == first.name else _stage(name, job)
         if not run_stage(stage, run_dir, main=main, barrier=barrier):
             skipped.append(name)
     model = run_dir / "model"
     if main:
-        _export(run_dir / recipe.stages[-1] / "model", model)
+        publish(run_dir / recipe.stages[-1] / "model", model)
     barrier()
     card = models.read_model_file(model).card
     return RunResult(model, card.get("metrics", {}), tuple(skipped))
@@ -87,17 +89,30 @@ def run_recipe(
 
 @dataclass(frozen=True)
 class _Job:
-    """What every stage needs. main: whether this process writes."""
+    """What every stage needs. main: whether this process writes. place: its rank, of how many."""
 
     recipe: Recipe
     main: bool
     progress: ProgressMode
     command: str | None
+    place: tuple[int, int] = (0, 1)
+
+
+def _first_to_run(job: _Job, run_dir: Path) -> Stage | None:
+    """The first stage that is not finished, prepared: nothing is written before that succeeds."""
+    for name in job.recipe.stages:
+        if name not in STAGES:
+            raise UnknownName("stage", name, STAGES)
+    for name in job.recipe.stages:
+        if not (run_dir / name / "manifest.json").exists():
+            stage = _stage(name, job)
+            if stage.prepare is not None:
+                stage.prepare()
+            return stage
+    return None
 
 
 def _stage(name: str, job: _Job) -> Stage:
-    if name not in STAGES:
-        raise UnknownName("stage", name, STAGES)
     return STAGES[name](job)
 
 
@@ -109,15 +124,32 @@ def train_stage(job: _Job) -> Stage:
     recipe = job.recipe
     data = open_split(recipe, recipe.data.train)
     inputs = {"recipe": digest(identity(recipe)), "data": data.store.name, "items": str(len(data))}
+    prepare = cache(lambda: _ready(job, data))
 
     def run(folder: Path) -> list[Path]:
-        return _train(job, data, folder)
+        return _train(job, prepare(), folder)
 
-    return Stage("train", inputs, str(recipe.labels()), run)
+    return Stage("train", {**inputs, **start_hashes(recipe)}, str(recipe.labels()), run, prepare)
 
 
-def _train(job: _Job, data: ReferDataset, folder: Path) -> list[Path]:
+@dataclass(frozen=True)
+class _Ready:
+    """All that training needs, checked. items: expressions to learn from."""
+
+    model: models.Model
+    batches: RecipeBatches
+    evaluation: Evaluation | None
+    starts: Starts
+    items: int
+
+
+def _ready(job: _Job, data: ReferDataset) -> _Ready:
+    """Build the model, open the data and make a first batch, so that what cannot work is told
+    before anything is written.
+    """
     recipe = job.recipe
+    starts = find_starts(recipe.weights)
+    check_starts(recipe, starts)
     rows = subset(len(data), recipe.data.limit, recipe.train.seed)
     if not rows:
         raise DataError(
@@ -127,24 +159,31 @@ def _train(job: _Job, data: ReferDataset, folder: Path) -> list[Path]:
     set_seed(recipe.train.seed)  # initial weights
     model = models.build(recipe, (data.entry(row).text for row in rows))
     _check_labels(recipe, model.method)
-    # Sharded training takes the parameters apart; the export then needs a method left whole.
-    whole = copy.deepcopy(model.method) if recipe.train.fsdp else model.method
     batches = RecipeBatches(
         data, model.tokenizer, model.preprocess, recipe.data.augment, recipe.train.seed, rows,
         recipe.data.per_image,
     )  # fmt: skip
+    Plan.make(recipe.train, len(batches), *job.place)
+    batches([0], 0)
+    return _Ready(model, batches, _evaluation(recipe, model), starts, len(rows))
+
+
+def _train(job: _Job, ready: _Ready, folder: Path) -> list[Path]:
+    recipe, model = job.recipe, ready.model
+    # Sharded training takes the parameters apart; the export then needs a method left whole.
+    whole = copy.deepcopy(model.method) if recipe.train.fsdp else model.method
     result = fit(
         model.method,
-        TrainData(len(batches), batches),
+        TrainData(len(ready.batches), ready.batches),
         recipe.train,
         folder,
-        evaluation=_evaluation(recipe, model),
+        evaluation=ready.evaluation,
         identity=identity(recipe),
         progress=job.progress,
     )
     if job.main:
         load_state(whole.cpu(), read_state(result.weights), source=str(result.weights))
-        model.method, model.card = whole, _card(job, len(rows), whole, result)
+        model.method, model.card = whole, _card(job, ready, whole, result)
         models.save(folder / "model", model)
     return [folder / "model" / name for name in MODEL_FILES]
 
@@ -181,18 +220,25 @@ def _evaluation(recipe: Recipe, model: models.Model) -> Evaluation | None:
         return None
     data = open_split(recipe, recipe.data.evaluate, view="sentence")
     rows = subset(len(data), recipe.data.evaluate_limit, recipe.train.seed)
+    if not rows:
+        raise DataError(
+            f"no expressions in split {recipe.data.evaluate} of {recipe.data.name}",
+            remedy="name another split in data.evaluate, or set it to null",
+        )
+    target_mask(data[rows[0]])
     scorer: Callable[[Any], dict[str, float]] = Scorer(
         data, model.tokenizer, model.preprocess, rows
     )
     return Evaluation(scorer, recipe.select, str(labels))
 
 
-def _card(job: _Job, items: int, method: Any, result: FitResult) -> dict[str, Any]:
-    recipe = job.recipe
+def _card(job: _Job, ready: _Ready, method: Any, result: FitResult) -> dict[str, Any]:
+    recipe, granted, parts = job.recipe, str(job.recipe.labels()), ready.starts.parts
     card: dict[str, Any] = {
         "recipe": recipe.name,
-        "data": f"{recipe.data.name}, split {recipe.data.train}, {items} items",
-        "labels used": str(recipe.labels()),
+        "data": f"{recipe.data.name}, split {recipe.data.train}, {ready.items} items",
+        "labels used": ready.starts.told(granted),
+        **({"labels granted": granted, CARD_ENTRY: parts} if parts else {}),
         "steps": result.steps,
         "batch size": recipe.train.batch_size,
         "seed": recipe.train.seed,
@@ -222,19 +268,3 @@ def _card(job: _Job, items: int, method: Any, result: FitResult) -> dict[str, An
 
 
 STAGES: dict[str, Callable[[_Job], Stage]] = {"train": train_stage}
-
-
-def _export(source: Path, target: Path) -> None:
-    """The last stage's model as `target`; files are linked where the disk can, else copied."""
-    if target.is_dir() and all(
-        (target / name).is_file() and sha256_file(target / name) == sha256_file(source / name)
-        for name in MODEL_FILES
-    ):
-        return
-    with atomic_path(target) as temp:
-        temp.mkdir()
-        for path in source.iterdir():
-            try:
-                os.link(path, temp / path.name)
-            except OSError:
-                shutil.copy2(path, temp / path.name)

@@ -9,6 +9,8 @@ says what went in (hashes), what came out (hashes), the code's version, and the 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,12 @@ from typing import Any
 
 import refseg
 from refseg.errors import RunError
-from refseg.ops.files import atomic_write_json, sha256_file
+from refseg.ops.files import atomic_path, atomic_write_json, sha256_file
+
+#: Inputs that manifests of 0.1.0 lack, and that are unknown where the weights have since gone:
+#: compared where both sides name them. Which weights are meant is part of the recipe, always
+#: compared.
+ADDED = frozenset({"weights.model", "weights.vision", "weights.text", "tokens.source"})
 
 
 @dataclass(frozen=True)
@@ -24,12 +31,15 @@ class Stage:
     """name: its folder. inputs: name -> hash. labels: what it may see.
 
     run(folder): does the work in every process; returns the files that matter, below the folder.
+    prepare(): raises what would stop `run` at once, and writes nothing. It is called for the
+    stage that a start begins with, before the run's folder is claimed.
     """
 
     name: str
     inputs: Mapping[str, str]
     labels: str
     run: Callable[[Path], Sequence[Path]]
+    prepare: Callable[[], object] | None = None
 
 
 def run_stage(stage: Stage, run_dir: Path, *, main: bool, barrier: Callable[[], None]) -> bool:
@@ -65,6 +75,26 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return dict(manifest)
 
 
+def publish(source: Path, target: Path) -> None:
+    """The last stage's model as `target`; files are linked where the disk can, else copied."""
+    files = sorted(source.iterdir())
+    if target.is_dir() and all(
+        _same(path, target / path.name) for path in files if path.name != "README.md"
+    ):
+        return
+    with atomic_path(target) as temp:
+        temp.mkdir()
+        for path in files:
+            try:
+                os.link(path, temp / path.name)
+            except OSError:
+                shutil.copy2(path, temp / path.name)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.is_file() and sha256_file(one) == sha256_file(other)
+
+
 def _manifest(stage: Stage, folder: Path, outputs: Sequence[Path]) -> dict[str, Any]:
     return {
         "stage": stage.name,
@@ -77,7 +107,8 @@ def _manifest(stage: Stage, folder: Path, outputs: Sequence[Path]) -> dict[str, 
 
 def _check_inputs(stage: Stage, finished: Mapping[str, Any], folder: Path) -> None:
     was, now = finished["inputs"], stage.inputs
-    changed = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
+    names = {*was, *now} - (ADDED - (was.keys() & now.keys()))
+    changed = [name for name in sorted(names) if was.get(name) != now.get(name)]
     if changed:
         raise RunError(
             f"stage {stage.name} in {folder} was made from other inputs: {', '.join(changed)}",

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 import refseg
+from refseg.data.check import MAX_WORDS
+from refseg.recipes.vega import vega_refcoco
 from tests.cli.conftest import WORLD_IMAGES, Run, files_below, refused, subprocess_env
 
 
@@ -69,6 +71,27 @@ def test_check_finds_what_is_missing(run: Run, sandbox: Path) -> None:
     failed = [row for row in json.loads(result.stdout)["rows"] if row["status"] == "fail"]
     assert any("image" in row["name"] for row in failed)
     assert run("data", "check", "world/scenes").exit_code == 1
+
+
+def test_check_without_images(run: Run, sandbox: Path) -> None:
+    run("data", "make", "--images", "3", "--out", "world")
+    for image in (sandbox / "world" / "images").iterdir():
+        image.unlink()
+    assert run("data", "check", "world/scenes").exit_code == 1
+    assert run("data", "check", "world/scenes", "--no-images").exit_code == 0
+    refused(run("data", "check", "world/scenes", "--no-images", "--decode"), "--decode", "->")
+
+
+def test_check_compares_with_what_the_bundled_model_reads(run: Run) -> None:
+    shipped = Path(refseg.__file__).parent / "checkpoints" / "vega-scenes" / "config.json"
+    reads = json.loads(shipped.read_text())["max_words"]
+    assert reads == MAX_WORDS
+    told = json.loads(run("data", "check", "scenes", "--limit", "1", "--json").stdout)
+    assert f"sentences cut at {reads} tokens" in {row["name"] for row in told["rows"]}
+    shown = " ".join(run("data", "check", "--help").stdout.replace("│", " ").split())
+    assert (
+        f"model reads {reads}, the recipe vega_refcoco {vega_refcoco().tokens.max_words}" in shown
+    )
 
 
 def test_check_sees_leakage_between_sets(run: Run) -> None:

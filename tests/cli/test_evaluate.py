@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from refseg.baselines import NAMES, centre_disc, make_baseline
 from refseg.data.catalog import open_data
 from refseg.data.dataset import ReferDataset
-from refseg.errors import DataError, LabelsError, UnknownName
+from refseg.errors import DataError, LabelsError, RunError, UnknownName
 from refseg.evaluate import Options, evaluate, evaluate_all, packed
 from refseg.ops.masks import decode_segmentation
 from refseg.types import Geometry, Labels, Prediction, Sample
@@ -144,6 +145,81 @@ def test_perturbed_words_depend_on_the_key_alone() -> None:
     assert report.text == "perturbed"
 
 
+def partly_empty(folder: Path, targets: int = 6, absent: int = 14) -> ReferDataset:
+    """One expression a picture; the last `absent` mean nothing there."""
+    lines = ["image,text,mask"]
+    for place in ("images", "masks"):
+        (folder / place).mkdir()
+    for number in range(targets + absent):
+        picture = np.zeros((24, 32, 3), np.uint8)
+        Image.fromarray(picture).save(folder / "images" / f"{number}.png")
+        mask = "none" if number >= targets else f"{number}.png"
+        if number < targets:
+            picture[4 : 8 + 2 * number, 6:26] = 255
+            Image.fromarray(picture[..., 0]).save(folder / "masks" / mask)
+        lines.append(f"{number}.png,word {'x' * number},{mask}")
+    (folder / "captions.csv").write_text("\n".join(lines))
+    return open_data(folder, "train", LABELS)
+
+
+def test_intervals_are_over_what_their_metric_counts(tmp_path: Path) -> None:
+    data = partly_empty(tmp_path)
+    report = evaluate(Guess(), data)
+    for name in ("mIoU", "oIoU", "gIoU", "cIoU"):
+        low, high = report.intervals[name]
+        assert low < report.metrics[name] < high, name
+    # Twin: the targets alone, drawn by hand.
+    rows = [n for n, empty in enumerate(report.samples["target_empty"]) if not empty]
+    iou = np.array(report.samples["iou"])[rows]
+    assert len(rows) == 6
+    assert report.metrics["mIoU"] == pytest.approx(iou.mean())
+    assert iou.min() <= report.intervals["mIoU"][0]
+    drawn = iou[np.random.default_rng(0).integers(0, 6, (2000, 6))].mean(axis=1)
+    assert report.intervals["mIoU"] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.03)
+
+
+def test_data_of_absences_alone_has_no_interval_of_targets(tmp_path: Path) -> None:
+    report = evaluate(Guess(), partly_empty(tmp_path, targets=0))
+    assert set(report.intervals) == {"gIoU", "cIoU"} <= set(report.metrics)
+
+
+def overlapping(folder: Path) -> ReferDataset:
+    """One target of two squares of 100 pixels that share 25."""
+    outline = [[n, n, n + 10, n, n + 10, n + 10, n, n + 10] for n in (10, 15)]
+    instances = {
+        "images": [{"id": 1, "file_name": "1.png", "height": 40, "width": 50}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "bbox": [10, 10, 15, 15], "segmentation": outline}
+        ],
+        "categories": [],
+    }
+    sentences = [{"sent_id": 1, "raw": "cup", "sent": "cup"}]
+    ref = {"ref_id": 1, "ann_id": 1, "image_id": 1, "split": "val", "sentences": sentences}
+    (folder / "instances.json").write_text(json.dumps(instances))
+    (folder / "refs(unc).json").write_text(json.dumps([ref]))
+    Image.new("RGB", (50, 40)).save(folder / "1.png")
+    return open_data(folder, "val", LABELS, images=folder)
+
+
+def test_a_mask_rule_of_ones_own_renames_the_protocol(tmp_path: Path) -> None:
+    data = overlapping(tmp_path)
+    whole = make_baseline("baseline:whole-image", data)
+    plain = evaluate(whole, data)
+    forced = evaluate(whole, data, mask_rule="lavt_compat")
+    assert (plain.protocol, forced.protocol) == ("original", "original+lavt_compat")
+    assert plain.metrics["mIoU"] == pytest.approx(175 / 2000)
+    assert forced.metrics["mIoU"] == pytest.approx(150 / 2000)
+    assert evaluate(whole, data, mask_rule="union") == plain
+    assert evaluate(whole, data, "lavt-480", mask_rule="lavt_compat").protocol == "lavt-480"
+
+
+def test_the_mask_rule_is_an_option(run: Run, sandbox: Path) -> None:
+    overlapping(sandbox)
+    words = ("--data", sandbox, "--images", sandbox, "--mask-rule", "lavt_compat", "--json")
+    told = json.loads(run("eval", "baseline:whole-image", *words).stdout)
+    assert (told["protocol"], told["metrics"]["mIoU"]) == ("original+lavt_compat", 0.075)
+
+
 def test_an_empty_selection_is_told() -> None:
     with pytest.raises(DataError, match="no expression"):
         evaluate_all(Guess(), opened(), ["original"], options=Options(limit=0))
@@ -213,13 +289,28 @@ def test_several_protocols_make_a_list(run: Run) -> None:
     assert json.loads(Path("scores/a.json").read_text()) == told
 
 
-def test_a_file_that_cannot_be_written_costs_no_numbers(run: Run, sandbox: Path) -> None:
+@pytest.mark.parametrize("out", ["taken/a.json", "folder", "/proc/x.json"])
+def test_a_file_that_cannot_be_written_is_told_before_the_work(
+    run: Run, sandbox: Path, out: str
+) -> None:
     (sandbox / "taken").touch()
-    result = run("eval", NAMES[0], "--json", "--out", "taken/a.json")
+    (sandbox / "folder").mkdir()
+    refused(run("eval", NAMES[0], "--json", "--out", out), f"--out {out}: cannot be written", "->")
+    assert files_below(sandbox) == ["folder", "taken"]
+
+
+def test_a_disk_that_fills_up_costs_no_numbers(
+    run: Run, sandbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RunError("cannot write a.json: the disk is full", remedy="free some space")
+
+    monkeypatch.setattr("refseg.ops.files.atomic_write_json", full)
+    result = run("eval", NAMES[0], "--json", "--out", "new/a.json")
     assert result.exit_code == 2
     assert json.loads(result.stdout)["n"] > 0
-    assert "taken" in result.stderr
-    assert files_below(sandbox) == ["taken"]
+    assert "disk is full" in result.stderr
+    assert files_below(sandbox) == []
 
 
 def test_the_table_shows_percent(run: Run) -> None:
@@ -242,6 +333,7 @@ def test_perturbed_expressions_change_the_answer(run: Run, toy_folder: Path) -> 
         (("--data", "scene"), 'did you mean "scenes"'),
         (("--split", "vall"), 'did you mean "val"'),
         (("--split-by", "orcle"), "oracle"),
+        (("--mask-rule", "lavt"), 'did you mean "lavt_compat"'),
         (("--text-field", "row"), 'did you mean "raw"'),
         (("--perturb", "typos"), 'did you mean "typo"'),
         (("--images", "nowhere"), "nowhere"),

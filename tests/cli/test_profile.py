@@ -149,3 +149,6 @@ def test_wrong_names_and_numbers(run: Run) -> None:
     refused(run("profile", "vega-scens"), 'did you mean "vega-scenes"')
     refused(run("profile", "vega-scenes", "--size", "0"), "--size 0")
     refused(run("profile", "vega-scenes", "--runs", "0"), "--runs 0")
+    refused(run("profile", "vega-scenes", "--tokens", "33"), "--tokens 33", "text.max_positions")
+    refused(run("profile", "vega_scenes", "--tokens", "10000"), "has places for 64", "at most 64")
+    refused(run("profile", "swin_scenes"), '"swin_scenes" is an encoder', "vega_scenes")

@@ -17,6 +17,7 @@ SMALL = [
     "data.name=scenes", "data.limit=8", "data.evaluate_limit=4", "train.steps=2",
     "train.batch_size=4", "train.precision=fp32", "train.workers=0", "train.evaluate_every=2",
     "train.save_every=1", "train.log_every=1", "train.warmup=0", "method.vision.depths=[1,1,1,1]",
+    "weights.vision=null", "weights.text=null", "tokens.source=data",
 ]  # fmt: skip
 
 
@@ -81,6 +82,8 @@ def test_a_dry_run_shows_the_resolved_recipe(run: Run, sandbox: Path) -> None:
         (("vega_scenes", "--set", "train={}"), "is a group"),
         (("vega_scenes", "--set", "data.labels=text"), "mIoU"),
         (("vega_scenes", "--set", "method.guidance=visal"), "method.guidance=visal"),
+        (("vega_scenes", "--set", "method.selection.heads=7"), "selection.heads: 7 heads"),
+        (("swin_scenes", "--set", "vision.heads=[1,2,5,8]"), "vision.heads (stage 3): 5 heads"),
     ],
 )
 def test_wrong_recipes_and_settings(
@@ -96,15 +99,17 @@ def test_wrong_recipes_and_settings(
         ("data.name=scnes", 'did you mean "scenes"'),
         ("data.train=trian", 'did you mean "train"'),
         ("weights.model=nowhere", "nowhere"),
+        ("tokens.max_words=100", "method.text.max_positions only 64"),
+        ("method.selection.cues=none", "method.selection.max_tokens only 21"),
     ],
 )
-def test_wrong_data_and_weights_leave_no_model(
+def test_wrong_data_and_weights_leave_nothing(
     run: Run, sandbox: Path, change: str, told: str
 ) -> None:
     changes = [c for c in SMALL if c.split("=")[0] != change.split("=")[0]]
     words = [word for c in (*changes, change) for word in ("--set", c)]
     refused(run("train", "vega_scenes", *words, "--out", "r"), told, "->")
-    assert not [name for name in files_below(sandbox) if "model" in name or ".tmp" in name]
+    assert files_below(sandbox) == []
 
 
 def test_a_folder_with_something_else_is_refused(run: Run, sandbox: Path) -> None:
@@ -156,11 +161,42 @@ def test_the_report_shows_a_table(run: Run, trained: Path) -> None:
     assert result.stdout.rstrip().endswith("report.html")
 
 
+def test_an_encoders_run_has_curves_and_no_scores(run: Run, trained: Path, sandbox: Path) -> None:
+    from refseg.recipes.catalog import get_encoder
+
+    folder = sandbox / "swin"
+    (folder / "train").mkdir(parents=True)
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text('{"model_type": "swin"}')
+    (folder / "recipe.json").write_text(get_encoder("swin_scenes").model_dump_json())
+    log = [
+        {"kind": "train", "step": 1, "loss": {"total": 3.0}, "seconds": 1.0},
+        {"kind": "train", "step": 2, "loss": {"total": 2.0}, "seconds": 2.0},
+        {"kind": "eval", "step": 2, "metrics": {"kind": 0.5, "colour": 0.75}},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in log)
+    (folder / "train" / "log.jsonl").write_text(text)
+    told, page = page_of(run, folder)
+    assert told["scores"] == []
+    assert page.count("data:image/png;base64,") == 3  # the loss and two shares
+    assert "encoder (objects)" in page
+    assert "box+attributes" in page
+    told, page = page_of(run, trained, folder)  # beside a method's run
+    assert {score["model"] for score in told["scores"]} == {"small"}
+
+
 def test_what_is_no_run_is_refused(run: Run, sandbox: Path, trained: Path) -> None:
     (sandbox / "empty").mkdir()
     (sandbox / "torn").mkdir()
     (sandbox / "torn" / "recipe.json").write_text('{"name": ')
-    for name in ("absent", "empty", "torn"):
-        refused(run("report", name), name, "->")
+    (sandbox / "odd").mkdir()
+    (sandbox / "odd" / "recipe.json").write_text('{"method_name": "vega", "a": 1, "b": [2]}')
+    for name in ("absent", "empty", "torn", "odd"):
+        told = run("report", name)
+        refused(told, name, "->")
+        assert "http" not in told.stderr
+        assert len(told.stderr.splitlines()) <= 3
     refused(run("report", trained, "--protocol", "orig"), 'unknown protocol "orig"')
-    assert files_below(sandbox) == ["empty", "torn", "torn/recipe.json"]
+    assert files_below(sandbox) == [
+        "empty", "odd", "odd/recipe.json", "torn", "torn/recipe.json",
+    ]  # fmt: skip

@@ -23,6 +23,14 @@ def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(UnknownName, match=r'"scnes"(?s:.)*did you mean "scenes"') as caught:
         open_data("scnes", "val", Labels())
     assert "folder" in caught.value.remedy
+    assert "--set data.name=DIR" in caught.value.remedy
+
+
+def test_an_absent_annotation_file_is_to_be_fetched(tmp_path: Path) -> None:
+    folder = make_refer_tree(tmp_path)
+    (folder / "instances.json").unlink()
+    with pytest.raises(DataError, match=r"instances\.json: No such file(?s:.)*fetch it"):
+        open_data(folder, "val", Labels())
 
 
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:

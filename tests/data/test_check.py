@@ -1,10 +1,8 @@
-"""`check_data` and leakage: tiny data sets with one defect each, and the real ones."""
+"""`check_data`: tiny data sets with one defect each, and the real ones."""
 
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,84 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from refer_trees import HW, Change, make_refer
 from scipy.io import savemat
 
-from refseg.data.catalog import open_data
 from refseg.data.check import CheckReport, check_data
 from refseg.data.check_content import token_counts
 from refseg.data.check_files import spread
-from refseg.data.leakage import Pictures, find_leaks, leaked_train_images
 from refseg.data.tokens import train_wordpiece
-from refseg.errors import DataError, UnknownName
-from refseg.types import Labels
-
-HW = (24, 32)
-Change = Callable[[dict[str, Any], list[dict[str, Any]]], None]
-
-
-def annotation(ann_id: int, image_id: int, box: tuple[int, int, int, int]) -> dict[str, Any]:
-    x, y, w, h = box
-    outline = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    return {
-        "id": ann_id,
-        "image_id": image_id,
-        "category_id": 1,
-        "bbox": list(box),
-        "segmentation": outline,
-        "iscrowd": 0,
-    }
-
-
-def ref(ref_id: int, image_id: int, ann_id: int, split: str, *texts: str) -> dict[str, Any]:
-    sentences = [
-        {"sent_id": ref_id * 10 + n, "raw": text, "sent": text.lower(), "tokens": []}
-        for n, text in enumerate(texts)
-    ]
-    return {
-        "ref_id": ref_id,
-        "ann_id": ann_id,
-        "image_id": image_id,
-        "category_id": 1,
-        "split": split,
-        "file_name": "",
-        "sent_ids": [],
-        "sentences": sentences,
-    }
-
-
-def make_refer(
-    root: Path, name: str = "refcoco", split_by: str = "unc", change: Change | None = None
-) -> Path:
-    """Images 1 to 4 with two objects each; train has image 1 and 2, val 3, testA 4."""
-    folder = root / name
-    folder.mkdir(parents=True)
-    instances = {
-        "images": [
-            {"id": i, "file_name": f"COCO_train2014_{i:012d}.jpg", "height": 24, "width": 32}
-            for i in range(1, 5)
-        ],
-        "categories": [{"id": 1, "name": "cup"}],
-        "annotations": [
-            annotation(i * 10 + n, i, (2 + 14 * n, 3, 10, 12)) for i in range(1, 5) for n in (0, 1)
-        ],
-    }
-    refs = [
-        ref(n, image_id, image_id * 10 + n % 2, split, f"cup {n}", f"the {n} cup")
-        for n, (image_id, split) in enumerate(
-            [(1, "train"), (1, "train"), (2, "train"), (3, "val"), (4, "testA")]
-        )
-    ]
-    if change:
-        change(instances, refs)
-    (folder / "instances.json").write_text(json.dumps(instances))
-    (folder / f"refs({split_by}).p").write_bytes(pickle.dumps(refs, protocol=2))
-    images = root / "images" / "train2014"
-    images.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    for entry in instances["images"]:
-        noise = rng.integers(0, 255, (*HW, 3), np.uint8)
-        Image.fromarray(noise).save(images / entry["file_name"])
-    return folder
+from refseg.errors import ConfigError, DataError, UnknownName
 
 
 def image_file(folder: Path, number: int) -> Path:
@@ -182,7 +110,7 @@ CONTENT = [
     (edit("annotations", "bbox", [2, 3, 10, 60]), "boxes empty or outside", "warn"),
     (set_raw("???"), "sentences without words", "fail"),
     (set_raw("cup " * 300), "sentences over 1,000 characters", "fail"),
-    (set_raw("cup " * 19), "sentences cut at 20 tokens", "warn"),
+    (set_raw("cup " * 23), "sentences cut at 24 tokens", "warn"),
     (set_raw("tasse \u00e0 caf\u00e9"), "sentences not in ASCII", "warn"),
     (set_raw("left\ncup"), "sentences with control characters", "warn"),
     (set_raw("Cup  1"), "same words for different objects", "warn"),
@@ -263,8 +191,16 @@ def test_a_folder_without_any_image(tmp_path: Path) -> None:
     for number in range(1, 5):
         image_file(folder, number).unlink()
     report = check_data(folder)
-    assert (report.row("missing images").status, report.row("missing images").count) == ("warn", 4)
-    assert report.exit_code == 0
+    assert (report.row("missing images").status, report.row("missing images").count) == ("fail", 4)
+    assert report.exit_code == 1
+    assert "--no-images" in report.row("missing images").detail
+    words_alone = check_data(folder, pixels=False)
+    assert (words_alone.row("missing images").detail, words_alone.exit_code) == (
+        "not looked for", 0,
+    )  # fmt: skip
+    for contrary in ({"images": tmp_path}, {"decode": True}):
+        with pytest.raises(ConfigError, match="--no-images"):
+            check_data(folder, pixels=False, **contrary)
     (tmp_path / "elsewhere").mkdir()
     named = check_data(folder, images=tmp_path / "elsewhere")
     assert (named.row("missing images").status, named.exit_code) == ("fail", 1)
@@ -292,6 +228,49 @@ def test_image_sizes_are_compared(tmp_path: Path) -> None:
     assert (row.status, row.count) == ("fail", 1)
     assert "32 x 24 (rows x columns), stated 24 x 32 (rows x columns)" in row.detail
     assert "turned by a quarter" in row.detail
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 6])
+def test_an_image_that_exif_turns_fails(tmp_path: Path, orientation: int) -> None:
+    folder = make_refer(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (HW[1], HW[0])).save(image_file(folder, 1), exif=exif)
+    report = check_data(folder)
+    assert troubles(report) == {"images turned by EXIF": ("fail", 1)}
+    assert f"orientation {orientation}" in report.row("images turned by EXIF").detail
+    assert report.exit_code == 1
+
+
+def no_refs(instances: dict[str, Any], refs: list[dict[str, Any]]) -> None:
+    refs.clear()
+
+
+def no_sentences(instances: dict[str, Any], refs: list[dict[str, Any]]) -> None:
+    for one in refs:
+        one["sentences"] = []
+
+
+@pytest.mark.parametrize("change", [no_refs, no_sentences])
+def test_a_data_set_without_expressions_fails(tmp_path: Path, change: Change) -> None:
+    report = check_data(make_refer(tmp_path, "mine", change=change))
+    assert (report.row("expressions").status, report.exit_code) == ("fail", 1)
+
+
+def test_a_table_with_a_header_alone_fails(tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_text("image,text,mask\n")
+    report = check_data(tmp_path)
+    assert (report.row("expressions").status, report.exit_code) == ("fail", 1)
+
+
+def test_empty_masks_alone_fail(tmp_path: Path) -> None:
+    def empty_all(instances: dict[str, Any], refs: list[dict[str, Any]]) -> None:
+        for one in instances["annotations"]:
+            one["segmentation"] = [[100, 100, 110, 100, 110, 110]]
+
+    report = check_data(make_refer(tmp_path, "mine", change=empty_all))
+    row = report.row("empty masks")
+    assert (row.status, row.count, report.exit_code) == ("fail", 5, 1)
 
 
 def test_estimated_sizes_prove_nothing(tmp_path: Path) -> None:
@@ -361,145 +340,18 @@ def test_what_cannot_be_read_at_all(tmp_path: Path) -> None:
         check_data("refcocoo")
 
 
-# --- leakage ---
-
-
-def also_val(instances: dict[str, Any], refs: list[dict[str, Any]]) -> None:
-    refs[0]["split"] = "val"  # image 1 is in train, too
-
-
-def test_leak_within_a_data_set(tmp_path: Path) -> None:
-    report = check_data(make_refer(tmp_path, change=also_val))
-    row = report.row("images of refcoco(unc)/val in refcoco(unc)/train")
-    assert (row.status, row.count, row.detail) == ("fail", 1, "coco 1")
-    assert report.exit_code == 1
-
-
-def test_published_splits_by_object_are_a_warning(tmp_path: Path) -> None:
-    report = check_data(make_refer(tmp_path, "refcocog", "google", change=also_val))
-    row = report.row("images of refcocog(google)/val in refcocog(google)/train")
-    assert (row.status, row.count) == ("warn", 1)
-    assert "split by object" in row.detail
-    assert report.exit_code == 0
-
-
-def test_leak_across_data_sets_both_ways(tmp_path: Path) -> None:
-    first = make_refer(tmp_path / "a")
-
-    def move(instances: dict[str, Any], refs: list[dict[str, Any]]) -> None:
-        for entry in refs:  # image 4 becomes training, images 1 and 2 become val
-            entry["split"] = "train" if entry["image_id"] == 4 else "val"
-        for image in instances["images"]:
-            image["file_name"] = f"{image['id']:012d}.jpg"  # the names of train2017
-
-    second = make_refer(tmp_path / "b", "refcoco+", change=move)
-    report = check_data(first, against=[second])
-    rows = {r.name: r.count for r in report.rows if r.name.startswith("images of")}
-    assert rows == {
-        "images of refcoco+(unc)/val in refcoco(unc)/train": 2,
-        "images of refcoco(unc)/testA in refcoco+(unc)/train": 1,
-    }
-    assert report.exit_code == 1
-    assert leaked_train_images(first, [second]) == {1, 2}
-    assert leaked_train_images(second, [first]) == {4}
-    left = open_data(second, "train", Labels(), exclude_images=leaked_train_images(second, [first]))
-    assert len(left) == 0
-
-
-def test_phrasecut_is_matched_by_its_coco_ids(tmp_path: Path) -> None:
-    refcoco = make_refer(tmp_path)
-    folder = tmp_path / "phrasecut"
-    folder.mkdir()
-    images = [
-        {"image_id": i, "coco_id": coco, "width": 32, "height": 24, "split": "train"}
-        for i, coco in ((4, None), (900, 3), (901, 2))
-    ]
-    tasks = [
-        {
-            "task_id": f"{entry['image_id']}__1",
-            "image_id": entry["image_id"],
-            "ann_ids": [1],
-            "instance_boxes": [[1, 1, 5, 5]],
-            "Polygons": [[[[1, 1], [6, 1], [6, 6], [1, 6]]]],
-            "phrase": "cup",
-            "phrase_structure": None,
-        }
-        for entry in images
-    ]
-    (folder / "image_data_split.json").write_text(json.dumps(images))
-    (folder / "refer_train.json").write_text(json.dumps(tasks))
-    # Visual Genome's image 4 is not COCO's image 4, and COCO's image 2 is not evaluated on.
-    assert leaked_train_images(folder, [refcoco]) == {900}
-
-
-def make_folder(root: Path, rows: str) -> Path:
-    (root / "images").mkdir(parents=True)
-    rng = np.random.default_rng(1)
-    for name in ("a.png", "b.png"):
-        Image.fromarray(rng.integers(0, 255, (*HW, 3), np.uint8)).save(root / "images" / name)
-    (root / "captions.csv").write_text("image,text,split\n" + rows)
-    return root
-
-
-def test_own_folders_are_matched_by_file(tmp_path: Path) -> None:
-    first = make_folder(tmp_path / "one", "a.png,the cup,train\nb.png,the pen,val\n")
-    second = make_folder(tmp_path / "two", "a.png,the cup,val\n")
-    assert leaked_train_images(first, [second]) == frozenset()  # two files of one name
-    (second / "images" / "a.png").unlink()
-    (second / "images" / "a.png").symlink_to(first / "images" / "a.png")
-    assert len(leaked_train_images(first, [second])) == 1
-
-
-def test_copies_under_another_name(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "one", "a.png,the cup,train\nb.png,the pen,val\n")
-    assert check_data(folder, decode=True).row("copies of training images").status == "ok"
-    (folder / "images" / "b.png").write_bytes((folder / "images" / "a.png").read_bytes())
-    report = check_data(folder, decode=True)
-    row = report.row("copies of training images")
-    assert (row.status, row.count, report.exit_code) == ("fail", 1, 1)
-    assert "b.png = " in row.detail
-
-
-splits = st.dictionaries(
-    st.sampled_from(["train", "train_seen", "val", "testA"]),
-    st.dictionaries(st.integers(0, 9).map(str), st.integers(0, 9), max_size=6),
-    max_size=4,
-)
-
-
-@given(splits, splits)
-def test_leaks_equal_a_plain_search(
-    own: dict[str, dict[str, int]], other: dict[str, dict[str, int]]
-) -> None:
-    found = {
-        (leak.train, leak.evaluation): leak.image_ids
-        for leak in find_leaks(Pictures("own", own), [Pictures("other", other)])
-    }
-    expected = {}
-    sides = [("own", own, "own", own), ("own", own, "other", other), ("other", other, "own", own)]
-    for a_name, a, b_name, b in sides:
-        for train in a:
-            for split in b:
-                if train.startswith("train") and not split.startswith("train"):
-                    ids = {a[train][key] for key in a[train] if key in b[split]}
-                    if ids:
-                        expected[f"{a_name}/{train}", f"{b_name}/{split}"] = frozenset(ids)
-    assert found == expected
-
-
 # --- the real data, where it is ---
 
 
 @pytest.mark.data
 def test_all_of_refcoco_has_the_published_counts(shared_data: Path) -> None:
-    report = check_data(shared_data / "refcoco_boxes" / "refcoco")
+    report = check_data(shared_data / "refcoco_boxes" / "refcoco", pixels=False)
     counted = [row for row in report.rows if row.name.startswith("split ")]
     assert len(counted) == 5
     assert all(row.status == "ok" and row.detail.endswith("as published") for row in counted)
     assert set(troubles(report)) == {
-        "missing images",
         "objects without a mask",
-        "sentences cut at 20 tokens",
+        "sentences cut at 24 tokens",
         "same words for different objects",
     }
     assert report.exit_code == 0

@@ -222,17 +222,24 @@ def test_a_mask_without_pixels_is_kept_with_a_warning(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "segmentation",
-    [[[1, 2]], [[1, 2, 3]], {"size": [5, 5], "counts": [25]}, [{"size": [48, 64], "counts": "~~"}]],
+    [
+        [[1, 2]],
+        [[1, 2, 3]],
+        [[1, 2, float("inf"), 3, 4, 5]],
+        {"size": [5, 5], "counts": [25]},
+        [{"size": [48, 64], "counts": "~~"}],
+    ],
 )
-def test_a_broken_mask_is_named_by_data_set_ref_and_image(
-    tmp_path: Path, segmentation: Any
-) -> None:
+def test_a_broken_mask_is_named_by_file_ids_and_remedy(tmp_path: Path, segmentation: Any) -> None:
     def edit(refs: Any, instances: Any) -> None:
         instances["annotations"][0]["segmentation"] = segmentation
 
     data = open_data(make_refer_tree(tmp_path, edit=edit), "train", ALL_LABELS)
-    with pytest.raises(DataError, match="refcoco: ref 7, image 104: "):
+    with pytest.raises(DataError) as caught:
         data[3]
+    told = f"{data.folder / 'instances.json'}: annotation 41, ref 7, image 104: "
+    assert caught.value.message.startswith(told)
+    assert caught.value.remedy
 
 
 def test_an_image_of_another_size_is_refused(folder: Path) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from trees import IMAGE_IDS, make_refer_tree, photo
 
 from refseg.data.catalog import open_data, open_records
-from refseg.data.images import ImageFinder, possible_names, usual_places
+from refseg.data.check import check_data
+from refseg.data.images import ImageFinder, exif_orientation, possible_names, usual_places
 from refseg.data.records import ImageRecord
 from refseg.errors import DataError
-from refseg.types import Labels
+from refseg.types import ALL_LABELS, Labels
 
 PLACES = [
     "images",
@@ -68,6 +70,7 @@ def test_a_missing_image_shows_where_it_was_looked_for(tmp_path: Path) -> None:
     assert "image 103 (COCO_train2014_000000000103.jpg)" in text
     assert str(tmp_path / "images/train2014/000000000103.jpg") not in text or "tried" in text
     assert text.count(str(tmp_path)) >= 3
+    assert "1 of the 4 images of refcoco all are missing" in text
     assert "--images" in text
     records = open_records(folder)
     everything = [records.image(row) for row in range(records.count("images"))]
@@ -103,14 +106,51 @@ def test_images_in_several_folders(tmp_path: Path) -> None:
     assert {sample.image_id for sample in data} == set(IMAGE_IDS)
 
 
-def test_an_image_that_exif_turns_is_explained(tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", range(2, 9))  # 3, a half turn, keeps the size
+def test_an_image_that_exif_turns_is_refused(tmp_path: Path, orientation: int) -> None:
     folder = make_refer_tree(tmp_path)
     path = tmp_path / "images/train2014/COCO_train2014_000000000101.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn
-    Image.fromarray(photo(101)).save(path, exif=exif)
-    with pytest.raises(DataError, match=r"64 x 48 px(?s:.)*EXIF"):
+    save_turned(path, orientation)
+    with pytest.raises(DataError, match=rf"EXIF tag \(orientation {orientation}\)(?s:.)*->"):
         open_data(folder, "train", Labels())[0]
+    save_turned(path, 1)
+    assert open_data(folder, "train", Labels())[0].image_id == 101
+
+
+def test_turned_pixels_of_another_size_are_explained(tmp_path: Path) -> None:
+    folder = make_refer_tree(tmp_path)
+    path = tmp_path / "images/train2014/COCO_train2014_000000000101.jpg"
+    Image.fromarray(photo(101)).rotate(90, expand=True).save(path)
+    with pytest.raises(DataError, match=r"64 x 48 px(?s:.)*turn it by a quarter"):
+        open_data(folder, "train", Labels())[0]
+
+
+def test_a_plain_folder_is_about_upright_pictures(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "masks").mkdir()
+    half = np.zeros((20, 30, 3), np.uint8)
+    half[:10] = 255  # stored upside down: white above, below when upright
+    save_turned(tmp_path / "images" / "a.png", 3, half)
+    Image.fromarray(half[::-1, :, 0]).save(tmp_path / "masks" / "a.png")
+    (tmp_path / "captions.csv").write_text("image,text,mask\na.png,lower half,a.png\n")
+    sample = open_data(tmp_path, "train", ALL_LABELS)[0]
+    assert sample.mask is not None
+    assert (sample.image[sample.mask] == 255).all()
+    assert check_data(tmp_path).exit_code == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe1\x00\x10Exif\x00\x00nonsense"])
+def test_a_broken_file_has_no_orientation(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert exif_orientation(tmp_path / "a.jpg") == 1
+    save_turned(tmp_path / "a.jpg", 9)
+    assert exif_orientation(tmp_path / "a.jpg") == 1
+
+
+def save_turned(path: Path, orientation: int, pixels: np.ndarray | None = None) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(photo(101) if pixels is None else pixels).save(path, exif=exif)
 
 
 def test_names_to_try() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import pickle
+import resource
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import malicious_pickle, python2_pickle, refer_content
 
+from refseg.data.memo import check_memo
 from refseg.data.unpickle import load_pickle
 from refseg.errors import DataError
 
@@ -95,12 +97,46 @@ def test_every_truncation_is_a_data_error(tmp_path: Path, protocol: int) -> None
         load_pickle(path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x02Nr\xff\xff\xff\xff.",
+        b"Np4294967295\n.",
+        b"Np4294967295",
+        b"Np4294967295\x00\n.",
+        b"S'text'\np1\n(lp99999\n.",
+        b"\x80\x02U\x03abcq\x00]r\x00\x00\x00\x10.",
+        b"\x80\x02X\x01\x00\x00\x00rr\x00\x00\x00\x10.",
+        b"\x80\x04\x8d\x01\x00\x00\x00\x00\x00\x00\x00rr\x00\x00\x00\x10.",
+        b"cnumpy\ndtype\nr\x00\x00\x00\x10.",
+    ],
+)
+def test_a_few_bytes_cannot_ask_for_gigabytes(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "refs(unc).p"
+    path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for flag in (False, True):
+        with pytest.raises(DataError, match=r"refs\(unc\)\.p"):
+            load_pickle(path, allow_numpy_scalars=flag)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+@settings(max_examples=100)
+@given(value=PLAIN, protocol=st.integers(0, 5), number=st.integers(1_000_000, 2**32 - 1))
+def test_the_walk_sees_every_opcode(value: object, protocol: int, number: int) -> None:
+    whole = pickle.dumps(value, protocol=protocol)
+    check_memo(whole)
+    put = b"r" + number.to_bytes(4, "little")
+    with pytest.raises(pickle.UnpicklingError, match=str(number)):
+        check_memo(whole[:-1] + put + b".")
+    check_memo(whole + put)  # after the end nothing is read
+
+
 @settings(max_examples=150)
-@given(place=st.integers(0, 10_000), byte=st.integers(0, 255).filter(lambda b: b != ord("r")))
+@given(place=st.integers(0, 10_000), byte=st.integers(0, 255))
 def test_a_damaged_byte_never_escapes_as_another_error(
     tmp_path_factory: pytest.TempPathFactory, place: int, byte: int
 ) -> None:
-    # "r" (LONG_BINPUT) is left out: with it the interpreter itself asks for gigabytes.
     path = tmp_path_factory.getbasetemp() / "damaged.p"
     whole = bytearray(pickle.dumps(refer_content()[0][:1], protocol=2))
     whole[place % len(whole)] = byte

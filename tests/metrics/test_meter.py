@@ -232,6 +232,10 @@ class TestBootstrap:
         assert together[1] - together[0] > 4 * (alone[1] - alone[0])
         assert bootstrap_interval(values, groups=np.zeros(600)) == (0.5, 0.5)
 
+    def test_nothing_drawn_scores_what_the_protocol_says(self):
+        assert bootstrap_interval(np.zeros((5, 2))) == (0.0, 0.0)
+        assert bootstrap_interval(np.zeros((5, 2)), empty=1.0) == (1.0, 1.0)
+
     def test_no_value(self):
         with pytest.raises(DataError):
             bootstrap_interval([])

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from refseg import models
 from refseg.data.transforms import PreprocessConfig
-from refseg.errors import ModelError, RefsegError, UnknownName
+from refseg.errors import ConfigError, ModelError, RefsegError, UnknownName
 from refseg.models import Model
 from refseg.recipes.base import Recipe, TokenConfig, WeightsConfig
 from refseg.train.config import TrainConfig
@@ -182,7 +182,7 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(folder: Path) -> No
 
 def test_more_words_than_the_model_has_places_for_are_refused(folder: Path) -> None:
     edit(folder, max_words=1000)
-    with pytest.raises(ModelError, match="1000 words at most, its text encoder 32"):
+    with pytest.raises(ModelError, match="1000 words at most, its method takes 32"):
         models.load(folder)
 
 
@@ -320,3 +320,63 @@ def test_starting_from_a_whole_model_brings_its_word_pieces(folder: Path, model:
     assert built.tokenizer.tokenizer.get_vocab() == model.tokenizer.tokenizer.get_vocab()
     old, new = model.method.state_dict(), built.method.state_dict()
     assert all(torch.equal(new[name], value) for name, value in old.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"selection": {"heads": 7}}, "selection.heads: 7 heads"),
+        ({"text": {"width": 0}}, "text.width: Input should be greater than 0"),
+        ({"vision": {"width": 2**50}}, "does not fit method vega"),
+        ({"fusion": "sideways", "zoom": 3}, "zoom: Extra inputs"),
+    ],
+)
+def test_whatever_cannot_be_built_is_the_folders_fault(
+    changes: dict[str, Any], told: str, folder: Path
+) -> None:
+    edit(folder, method_config=changes)
+    with pytest.raises(ModelError) as caught:
+        models.load(folder)
+    assert told in caught.value.message
+    assert str(folder / "config.json") in caught.value.message
+    assert caught.value.remedy
+    assert "http" not in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_an_error_of_a_library_is_told_as_a_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    from refseg.methods.vega import Vega
+
+    def refuse(self: Any, config: Any) -> None:
+        raise ValueError("sizes\n  differ")
+
+    monkeypatch.setattr(Vega, "__init__", refuse)
+    with pytest.raises(ConfigError, match="method vega cannot be built: sizes differ"):
+        models.build_method("vega", {})
+
+
+def test_more_words_than_learned_queries_are_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())["method_config"]
+    selection = {**config["selection"], "cues": "none", "max_tokens": 5}
+    made = toy_model("vega")
+    method = models.build_method("vega", {**config, "selection": selection})
+    models.save(folder, replace(made, method=method))
+    with pytest.raises(ModelError, match=r"its method takes 5 \(selection\.max_tokens\)"):
+        models.load(folder)
+
+
+def test_an_encoder_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "swin"}')
+    with pytest.raises(ModelError, match="is an encoder") as caught:
+        models.load(tmp_path)
+    assert "weights.vision" in caught.value.remedy
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell leaves it alone behind the = of --set weights.vision=~/swin."""
+    (tmp_path / "swin").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert models.find_encoder("~/swin") == tmp_path / "swin"
+    for name in ("~/absent", "~nobody-at-all/swin"):
+        with pytest.raises(ModelError, match=f"no folder {name}"):
+            models.find_encoder(name)

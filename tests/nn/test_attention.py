@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from refseg.errors import ConfigError
 from refseg.nn.attention import Attention, AttentionBlock, channels_last_tokens, tokens_to_map
 
 
@@ -127,7 +128,7 @@ def test_a_small_eps_tells_small_queries_apart() -> None:
 
 
 def test_heads_must_divide_the_width() -> None:
-    with pytest.raises(ValueError, match="width 10 is not a multiple of 4 heads"):
+    with pytest.raises(ConfigError, match="width 10 is not a multiple of 4 heads"):
         Attention(10, 4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from refseg import models
 from refseg.data.scenes.build import build_scenes
 from refseg.data.scenes.serial import read_scenes
 from refseg.data.transforms import PreprocessConfig
-from refseg.errors import ModelError, RunError
+from refseg.errors import ConfigError, ModelError, RefsegError, RunError
 from refseg.methods.encoders.objects import (
     GRID,
     ObjectBatch,
@@ -29,14 +30,9 @@ from refseg.nn.vision import SwinVisionConfig
 from refseg.recipes.base import TokenConfig, WeightsConfig
 from refseg.recipes.catalog import ENCODERS, get_encoder, get_recipe
 from refseg.recipes.encoders import EncoderData, EncoderRecipe
-from refseg.recipes.pretrain import (
-    ATTRIBUTES,
-    ObjectBatches,
-    WordBatches,
-    enlarge,
-    read_pictures,
-    run_encoder,
-)
+from refseg.recipes.overrides import apply_overrides
+from refseg.recipes.pictures import ATTRIBUTES, ObjectBatches, enlarge, read_pictures
+from refseg.recipes.pretrain import WordBatches, run_encoder
 from refseg.train.config import TrainConfig
 
 VISION = SwinVisionConfig(
@@ -241,6 +237,12 @@ def test_a_method_starts_from_what_the_runs_leave(world: Path, tmp_path: Path) -
     ]  # fmt: skip
     card = (swin / "README.md").read_text()
     assert "box+attributes" in card
+    told = json.loads((swin / "config.json").read_text())["refseg"]
+    assert told == {"labels": "box+attributes", "recipe": "tiny_objects", "data": str(world)}
+    assert json.loads((bert / "config.json").read_text())["refseg"]["labels"] == "text"
+    manifest = json.loads((tmp_path / "swin/train/manifest.json").read_text())
+    assert {"recipe", "data", "objects"} <= manifest["inputs"].keys()
+    assert manifest["labels"] == "box+attributes"
     assert "kind named rightly" in card
     base = get_recipe("vega_scenes")
     small = base.method.model_copy(
@@ -278,8 +280,50 @@ def test_a_finished_run_is_left_alone_and_another_recipe_refused(
     bits = (first / "model.safetensors").read_bytes()
     again = run_encoder(recipe(world, "objects"), tmp_path / "run", progress="none")
     assert (again / "model.safetensors").read_bytes() == bits
+    (tmp_path / "run" / "train" / "manifest.json").unlink()  # as 0.1.0 left a finished run
+    again = run_encoder(recipe(world, "objects"), tmp_path / "run", progress="none")
+    assert (again / "model.safetensors").read_bytes() == bits
+    starts = json.loads((tmp_path / "run" / "provenance.json").read_text())["starts"]
+    assert len(starts) == 2  # the one that found everything done is no start
     with pytest.raises(RunError):
         run_encoder(recipe(world, "objects", lr=1e-2), tmp_path / "run", progress="none")
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "told"),
+    [
+        ("objects", {"data": EncoderData(name="DRAWN")}, "is no rendered world"),
+        ("objects", {"train": TrainConfig(steps=1, batch_size=500)}, "more than the"),
+        ("words", {"text": TEXT.model_copy(update={"vocab_size": 90})}, "text.vocab_size is 90"),
+    ],
+)
+def test_a_failed_first_start_leaves_nothing(
+    kind: str, changes: dict[str, Any], told: str, world: Path, tmp_path: Path
+) -> None:
+    if "data" in changes:
+        (tmp_path / "drawn").mkdir()
+        changes = {"data": EncoderData(name=str(tmp_path / "drawn"))}
+    wanted = recipe(world, kind).model_copy(update=changes)
+    with pytest.raises(RefsegError) as caught:
+        run_encoder(wanted, tmp_path / "runs" / "run", progress="none")
+    assert told in caught.value.message
+    assert caught.value.remedy
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("vision.heads=[1, 2, 3, 2]", "vision.heads (stage 3): 3 heads"),
+        ("text.heads=3", "text.heads: 3 heads cannot share a width of 16"),
+        ("tokens.max_words=40", "text.max_positions only 32"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(setting: str, told: str, world: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides(recipe(world, "words"), [setting])
+    assert told in caught.value.message
+    assert caught.value.remedy
 
 
 def test_learning_names_colours(world: Path, tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from refseg.errors import ConfigError, LabelsError, RefsegError, UnknownName
 from refseg.methods.vega import VegaConfig
 from refseg.recipes.base import Recipe
 from refseg.recipes.catalog import RECIPES, get_recipe
-from refseg.recipes.overrides import apply_overrides, leaf_keys
+from refseg.recipes.overrides import apply_overrides, leaf_keys, reasons
 from refseg.train.config import TrainConfig
 
 BASE = Recipe(name="base", method_name="vega", method=VegaConfig(), train=TrainConfig(steps=10))
@@ -79,6 +80,13 @@ def test_fields_that_belong_together_are_checked_once_all_are_set() -> None:
         ("train.lr", ["key=value"]),
         ("=3", ["key=value"]),
         ("method_name=tris2", ["unknown method"]),
+        ("method.selection.heads=7", ["selection.heads: 7 heads", "width of 768", "1, 2, 3, 4"]),
+        ("method.decoder.heads=0", ["method.decoder.heads=0"]),
+        ("method.decoder.heads=3", ["decoder.heads: 3 heads cannot share a width of 512"]),
+        ("method.decoder.widths=[8, 8, 8, 0]", ["decoder.heads: its width is 0"]),
+        ("method.fusion_heads=3", ["fusion_heads: 3 heads"]),
+        ("method.text.heads=7", ["text.heads: 7 heads"]),
+        ("method.vision.heads=[4, 8, 7, 32]", ["vision.heads (stage 3): 7 heads"]),
     ],
 )
 def test_what_is_wrong_is_named(setting: str, words: list[str]) -> None:
@@ -86,6 +94,25 @@ def test_what_is_wrong_is_named(setting: str, words: list[str]) -> None:
         apply_overrides(BASE, [setting])
     for word in words:
         assert word in str(caught.value)
+
+
+def test_only_the_parts_that_are_built_must_fit() -> None:
+    apply_overrides(BASE, ["method.selection.heads=7", "method.guidance=language"])
+    apply_overrides(BASE, ["method.fusion_heads=3", "method.fusion=none"])
+    odd = "method.decoder.widths=[516, 516, 516, 516]"
+    apply_overrides(BASE, [odd, "method.decoder.heads=4"])
+    with pytest.raises(ConfigError, match="8 groups"):
+        apply_overrides(BASE, [odd, "method.decoder.heads=4", "method.decoder.norm=group"])
+
+
+def test_reasons_are_one_short_line() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Recipe.model_validate({"method_name": "vega", "a": 1, "b": 2, "c": 3, "d": 4})
+    told = reasons(caught.value, places=True)
+    assert "\n" not in told
+    assert "http" not in told
+    assert "name: Field required" in told
+    assert "and 3 more" in told
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from refseg.methods.vega import VegaConfig
 from refseg.methods.vega.config import DecoderConfig, SelectionConfig
 from refseg.nn.text import BertTextConfig
 from refseg.nn.vision import SwinVisionConfig
+from refseg.ops.files import atomic_path
 from refseg.recipes import runner
 from refseg.recipes.base import DataConfig, Recipe, TokenConfig
 from refseg.recipes.batches import RecipeBatches, subset
@@ -248,7 +249,7 @@ def test_stages_run_in_order(recipe: Recipe, tmp_path: Path, monkeypatch: Any) -
 
     def label(job: Any) -> Stage:
         def run(folder: Path) -> list[Path]:
-            with runner.atomic_path(folder / "model") as temp:
+            with atomic_path(folder / "model") as temp:
                 temp.mkdir()
                 for path in (tmp_path / "run" / "train" / "model").iterdir():
                     (temp / path.name).write_bytes(path.read_bytes())

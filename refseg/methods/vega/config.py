@@ -5,13 +5,18 @@ Where the paper is silent the default is the best-supported reading; the field s
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from refseg.errors import ConfigError
 from refseg.method import MethodConfig
+from refseg.nn.sizes import check_bert, check_heads, check_swin
 from refseg.nn.text import BertTextConfig
 from refseg.nn.vision import SwinVisionConfig
+
+#: Groups of the decoder's group norm.
+NORM_GROUPS = 8
 
 
 class SelectionConfig(MethodConfig):
@@ -111,3 +116,29 @@ class VegaConfig(MethodConfig):
     loss: LossConfig = LossConfig()
     new_lr_scale: float = Field(default=1.0, gt=0)
     text_lr_scale: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        """Of the parts that are built; raises ConfigError."""
+        check_swin(self.vision)
+        check_bert(self.text)
+        fused = {"early": self.vision.channels, "late": self.vision.channels[3:], "none": ()}
+        for channels in fused[self.fusion]:
+            check_heads("fusion_heads", channels, self.fusion_heads)
+        parts = self.guidance.split("+")
+        asks = "visual" in parts and self.selection.element == "expression"
+        if asks or "enhanced" in parts:
+            check_heads("selection.heads", self.text.width, self.selection.heads)
+        _check_decoder(self.decoder)
+        return self
+
+
+def _check_decoder(config: DecoderConfig) -> None:
+    attending = config.widths if config.attend_finest else config.widths[:3]
+    for width in attending:
+        check_heads("decoder.heads", width, config.heads)
+    if config.norm == "group" and any(width % NORM_GROUPS for width in config.widths[1:]):
+        raise ConfigError(
+            f"decoder.widths {config.widths[1:]} do not fall into {NORM_GROUPS} groups each",
+            remedy=f'give multiples of {NORM_GROUPS}, or set decoder.norm to "batch"',
+        )

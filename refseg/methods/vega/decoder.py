@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from refseg.methods.vega.config import DecoderConfig
+from refseg.methods.vega.config import NORM_GROUPS, DecoderConfig
 from refseg.nn.attention import AttentionBlock, channels_last_tokens, tokens_to_map
 
 
@@ -79,4 +79,4 @@ def _double_conv(inputs: int, outputs: int, norm: str) -> nn.Sequential:
 
 
 def _norm(kind: str, channels: int) -> nn.Module:
-    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(8, channels)
+    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(NORM_GROUPS, channels)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from refseg.errors import ConfigError
+
 
 def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
     """Normalise [B, N, C] over N, no learned scale. One pixel becomes zero rather than an error."""
@@ -26,7 +28,10 @@ class PixelWordFusion(nn.Module):
     def __init__(self, channels: int, text_width: int, heads: int = 1) -> None:
         super().__init__()
         if channels % heads:
-            raise ValueError(f"{channels} channels are not a multiple of {heads} heads")
+            raise ConfigError(
+                f"{channels} channels are not a multiple of {heads} heads",
+                remedy="choose a number of fusion_heads that divides the channels of every stage",
+            )
         self.heads, self.scale = heads, channels**-0.5
         self.visual = nn.Sequential(nn.Linear(channels, channels), nn.GELU())
         self.query = nn.Linear(channels, channels)

@@ -145,6 +145,14 @@ class Vega(nn.Module):
         self.decoder = GuidedDecoder(config.decoder, channels, width)
         self.objective = VegaLoss(config.loss, contrastive=self.select is not None)
 
+    @property
+    def word_limits(self) -> dict[str, int]:
+        """The longest expression, in tokens, that each part has places for: key -> tokens."""
+        limits = {"text.max_positions": self.config.text.max_positions}
+        if self.select is not None and self.select.queries is not None:
+            limits["selection.max_tokens"] = len(self.select.queries)
+        return limits
+
     def encode_image(self, images: Tensor) -> ImageState:
         """images [I, 3, H, W] -> state that `answer` takes for any number of expressions."""
         return self.encoder.encode_image(images)

@@ -68,6 +68,7 @@ FLIPS: dict[str, tuple[Any, ...]] = {
     "loss.tau_min": (0.9,),
     "loss.tau_max": (0.5,),
     "new_lr_scale": (10.0,),
+    "text_lr_scale": (10.0,),
 }
 # Fields that act only together with others.
 WITH: dict[str, dict[str, Any]] = {

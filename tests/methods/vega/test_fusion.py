@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from refseg.errors import ConfigError
 from refseg.methods.vega.fusion import LanguageGate, PixelWordFusion, instance_norm
 from tests.methods.vega.literal import PixelWordAttention
 
@@ -75,7 +76,7 @@ def test_padded_words_are_not_heard() -> None:
 
 
 def test_heads_must_divide_the_channels() -> None:
-    with pytest.raises(ValueError, match="12 channels are not a multiple of 5 heads"):
+    with pytest.raises(ConfigError, match="12 channels are not a multiple of 5 heads"):
         PixelWordFusion(12, 10, heads=5)
 
 

@@ -1,0 +1,145 @@
+"""What training starts from: the labels that the weights were learned from, and their hashes.
+
+Encoders say theirs in the entry "refseg" of config.json, whole models in their card. Weights of
+others (ImageNet's, BERT's own) say nothing, which is told as "not stated".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from refseg import models
+from refseg.errors import LabelsError, ModelError, UnknownName
+from refseg.nn.weights import weight_file
+from refseg.ops.files import sha256_file
+from refseg.recipes.base import Recipe, WeightsConfig
+
+NOT_STATED = "not stated"
+#: Weights that saw one of these are not for recipes that are granted neither.
+DENSE = frozenset({"box", "mask"})
+#: Where an encoder's config.json says {"labels": "box+attributes", ...}.
+ENCODER_ENTRY = "refseg"
+#: Where a model's card keeps `Starts.parts`.
+CARD_ENTRY = "starts from"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights that training starts from. name: as the recipe calls them.
+
+    labels: what they were learned from, in words. parts: the same for each of them and of what
+    they themselves started from, name -> "box+attributes".
+    """
+
+    name: str
+    labels: str
+    parts: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Starts:
+    """A whole model, or encoders, or neither (random weights)."""
+
+    model: Start | None = None
+    encoders: Sequence[Start] = ()
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Everything that goes in: name -> labels."""
+        found = [*([self.model] if self.model else []), *self.encoders]
+        return {name: labels for one in found for name, labels in one.parts.items()}
+
+    def told(self, granted: str) -> str:
+        """All labels in one line: "text+mask; encoders: swin-scenes (box+attributes), ..."."""
+        line = granted
+        if self.model is not None:
+            line += f"; model: {self.model.name} ({self.model.labels})"
+        if self.encoders:
+            line += "; encoders: " + ", ".join(f"{e.name} ({e.labels})" for e in self.encoders)
+        return line
+
+
+def find_starts(weights: WeightsConfig) -> Starts:
+    """What the weights say of themselves. Raises ModelError, UnknownName: absent or broken."""
+    if weights.model is not None:
+        card = models.read_model_file(models.find_model(weights.model)).card
+        labels = str(card.get("labels used", NOT_STATED))
+        own = str(card.get("labels granted", labels))
+        parts = {weights.model: own, **card.get(CARD_ENTRY, {})}
+        return Starts(model=Start(weights.model, labels, parts))
+    encoders = []
+    for name in (weights.vision, weights.text):
+        if name is not None:
+            labels = encoder_labels(models.find_encoder(name))
+            encoders.append(Start(name, labels, {name: labels}))
+    return Starts(encoders=encoders)
+
+
+def encoder_labels(folder: Path) -> str:
+    """The labels that an encoder's folder says it was learned from, or "not stated".
+
+    Raises ModelError for a broken config.json; weights of others need not have one.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return NOT_STATED
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        labels = config.get(ENCODER_ENTRY, {}).get("labels", NOT_STATED)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"broken {path}: {error}", remedy="get the encoder again") from None
+    return str(labels)
+
+
+def check_starts(recipe: Recipe, starts: Starts) -> None:
+    """Refuse weights that saw boxes or masks where neither is granted. Raises LabelsError."""
+    granted = recipe.labels()
+    if granted.granted & DENSE:
+        return
+    for name, labels in starts.parts.items():
+        if {part.partition("(")[0].strip() for part in labels.split("+")} & DENSE:
+            raise LabelsError(
+                f"recipe {recipe.name} is granted {granted} alone, but would start from {name}, "
+                f"which was learned from {labels}",
+                remedy="start from weights that saw neither boxes nor masks (null: random ones), "
+                "or grant in data.labels what they saw",
+            )
+
+
+def start_hashes(recipe: Recipe) -> dict[str, str]:
+    """SHA-256 of each file that training starts from, by key of the recipe.
+
+    What cannot be found is left out: a finished run outlives the weights it started from.
+    """
+    found = {}
+    for key, name in _named(recipe):
+        with suppress(ModelError, UnknownName, OSError):
+            found[key] = sha256_file(_file(key, name))
+    return found
+
+
+def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    weights = recipe.weights
+    if weights.model is not None:
+        yield "weights.model", weights.model
+        return
+    if weights.vision is not None:
+        yield "weights.vision", weights.vision
+    if weights.text is not None:
+        yield "weights.text", weights.text
+    if recipe.tokens.source != "data":
+        yield "tokens.source", recipe.tokens.source
+
+
+def _file(key: str, name: str) -> Path:
+    if key == "weights.model":
+        return models.find_model(name) / "model.safetensors"
+    folder = models.find_encoder(name)
+    if key != "tokens.source":
+        return weight_file(str(folder))
+    pieces = folder / "tokenizer.json"
+    return pieces if pieces.is_file() else folder / "vocab.txt"
