@@ -35,15 +35,15 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, query: Tensor, keys: Tensor, allowed: Tensor | None = None) -> Tensor:
-        q = _split_heads(self.q(query), self.heads)
-        k, v = (_split_heads(part, self.heads) for part in self.kv(keys).chunk(2, dim=-1))
+        q = split_heads(self.q(query), self.heads)
+        k, v = (split_heads(part, self.heads) for part in self.kv(keys).chunk(2, dim=-1))
         if allowed is None:
-            return self._join(_attend(q, k, v, None))
+            return self._join(attend(q, k, v, None))
         mask = allowed[:, None] if allowed.ndim == 2 else allowed  # [B, Q or 1, K]
         seen = mask.any(dim=-1, keepdim=True)
         mask = (mask | ~seen)[:, None]
         # Masked after the last map, whose bias would otherwise speak for what nobody saw.
-        return self._join(_attend(q, k, v, mask)) * seen
+        return self._join(attend(q, k, v, mask)) * seen
 
     def _join(self, attended: Tensor) -> Tensor:
         batch, _, length, _ = attended.shape
@@ -51,7 +51,7 @@ class Attention(nn.Module):
         return joined
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k') v per head, [B, heads, Q, D / heads]. mask: broadcast to [B, heads, Q, K]."""
     if q.device.type != "cpu" or k.shape[-2] > FEW_KEYS:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -63,7 +63,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return attended
 
 
-def _split_heads(x: Tensor, heads: int) -> Tensor:
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, L, D] -> [B, heads, L, D / heads]."""
     batch, length, width = x.shape
     return x.view(batch, length, heads, width // heads).transpose(1, 2)
 

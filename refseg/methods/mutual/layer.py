@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from refseg.nn.attention import Attention, _attend, _split_heads
+from refseg.nn.attention import Attention, attend, split_heads
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PreparedAttention(Attention):
 
     def prepare(self, keys: Tensor) -> KeysValues:
         """keys [G, K, key_width] -> `KeysValues`."""
-        k, v = (_split_heads(part, self.heads) for part in self.kv(keys).chunk(2, dim=-1))
+        k, v = (split_heads(part, self.heads) for part in self.kv(keys).chunk(2, dim=-1))
         return KeysValues(k, v)
 
     def ask(self, query: Tensor, ready: KeysValues, allowed: Tensor | None = None) -> Tensor:
@@ -50,12 +50,12 @@ class PreparedAttention(Attention):
 
         Who may look at nothing hears zeros.
         """
-        q = _split_heads(self.q(query), self.heads)
+        q = split_heads(self.q(query), self.heads)
         if allowed is None:
-            return self._join(_attend(q, ready.keys, ready.values, None))
+            return self._join(attend(q, ready.keys, ready.values, None))
         seen = allowed.any(dim=-1, keepdim=True)
         mask = (allowed | ~seen)[:, None]  # [G or 1, 1, Q or 1, K]
-        return self._join(_attend(q, ready.keys, ready.values, mask)) * seen
+        return self._join(attend(q, ready.keys, ready.values, mask)) * seen
 
 
 class DecoderLayer(nn.Module):
