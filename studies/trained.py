@@ -98,7 +98,7 @@ def _scores(variant: str, seed: int, recipe: Recipe, model: Path, limit: int | N
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["weights"] == weights:
-            return Trained(**{**kept, "data": tuple(kept["data"])})
+            return Trained(**{**kept, "variant": variant, "data": tuple(kept["data"])})
     loaded = models.load(model)
     reports, maps = [], []
     for style in STYLES:
