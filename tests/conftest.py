@@ -8,12 +8,24 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.worlds import WORLD_IMAGES
+
 # How long one example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 # Toy tensors are too small for threads to pay; set before torch is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of the tests' own with a small rendered world in it."""
+    from refseg.data.scenes.build import ensure_scenes
+
+    folder = tmp_path_factory.mktemp("cache")
+    ensure_scenes(folder, images=WORLD_IMAGES, workers=1)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ class JointOptimiser(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step of every part. A closure is refused: it would have to run once for all."""
         if closure is not None:
-            raise NotImplementedError("joint optimisers take no closure")
+            raise ValueError("joint optimisers take no closure: it would run once for each part")
         for part in self.parts:
             part.step()
 

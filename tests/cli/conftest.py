@@ -13,21 +13,11 @@ from typer.testing import CliRunner, Result
 
 from refseg import models
 from refseg.cli.main import app
-from refseg.data.scenes.build import ensure_scenes
 from refseg.models import save
 from tests.methods.toy import drawn_scene, toy_model
-
-WORLD_IMAGES = 28  # of which two are val
+from tests.worlds import WORLD_IMAGES
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder of the session's own with a small world in it."""
-    folder = tmp_path_factory.mktemp("cache")
-    ensure_scenes(folder, images=WORLD_IMAGES, workers=1)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ import pytest
 import refseg
 from refseg.data.check import MAX_WORDS
 from refseg.recipes.vega import vega_refcoco
-from tests.cli.conftest import WORLD_IMAGES, Run, files_below, refused, subprocess_env
+from tests.cli.conftest import Run, files_below, refused, subprocess_env
+from tests.worlds import WORLD_IMAGES
 
 
 def test_info_counts_the_world(run: Run) -> None:
