@@ -96,8 +96,8 @@ def swin_scenes() -> EncoderRecipe:
     Hardware: one CPU core, about 20 minutes. Labels used: boxes and attributes, no expression and
     no mask. Score: the card in the run's model folder; docs/results.md has the methods' scores.
 
-    It stands for ImageNet weights. Muon instead of AdamW: after 600 steps it named 65 % of kinds
-    where AdamW named 34 % (docs/decisions/0018).
+    It stands for ImageNet weights. Muon instead of AdamW: docs/decisions/0018 has both side by
+    side, with the commands.
     """
     return EncoderRecipe(
         name="swin_scenes",
