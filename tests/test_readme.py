@@ -18,7 +18,7 @@ from refseg.data.check import check_data
 from refseg.data.scenes.build import ensure_scenes
 from refseg.methods import METHODS
 from refseg.metrics.protocols import PROTOCOLS
-from refseg.recipes.catalog import get_recipe
+from refseg.recipes.catalog import ENCODERS, get_encoder, get_recipe
 from refseg.recipes.overrides import apply_overrides
 from tests.methods.toy import drawn_scene, toy_model
 from tests.pages import (
@@ -58,7 +58,9 @@ def check_refseg(words: list[str]) -> None:
     assert not getattr(command, "commands", {}), f"no such command: {words}"
     told = command.make_context(command.name, list(rest)).params
     if "recipe" in told:
-        apply_overrides(get_recipe(told["recipe"]), told["settings"] or [])
+        name = told["recipe"]
+        recipe = get_encoder(name) if name in ENCODERS else get_recipe(name)
+        apply_overrides(recipe, told["settings"] or [])
     assert set(told.get("protocol") or ()) <= set(PROTOCOLS)
 
 
