@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from refseg.errors import LabelsError, UnknownName
 
 if TYPE_CHECKING:
     import torch
+
+Moved = TypeVar("Moved", "NetObjects", "Batch")
 
 LABEL_KINDS = ("text", "box", "mask", "category")
 
@@ -89,6 +91,33 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class Objects:
+    """All annotated objects of an image but crowds, K of them, in the px frame.
+
+    ann_ids: [K] int64. Labels not granted are None: categories, K names; boxes_xyxy: [K, 4]
+    float32, NaN where the data set states none; masks: K times [H, W] bool, or None for an
+    object without one.
+    """
+
+    ann_ids: NDArray[np.int64]
+    categories: tuple[str, ...] | None = None
+    boxes_xyxy: NDArray[np.float32] | None = None
+    masks: tuple[NDArray[np.bool_] | None, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ann_ids)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image with its objects and no expression, px. image: as in `Sample`."""
+
+    image_id: int
+    image: NDArray[np.uint8]
+    objects: Objects | None = None
+
+
+@dataclass(frozen=True)
 class Sample:
     """One expression about one image, in the px frame. Labels not granted are None.
 
@@ -96,7 +125,10 @@ class Sample:
     box_xyxy: [4] float32. empty: the expression means nothing in the image (None if masks and
     boxes are both withheld). parts: number of polygons or RLEs the mask was joined from
     (some protocols score multi-part targets differently), 0 when masks are withheld.
-    weight: importance in a loss (pseudo-labels may carry less than 1).
+    weight: importance in a loss (pseudo-labels may carry less than 1). objects: what else is
+    annotated in the image, where the data set was opened with it; target: the row in `objects`
+    that is meant, None if that is no single one of them. pseudo: a model wrote the text. A data
+    set opened without pixels gives an empty image [H, W, 0] of the size that its annotations state.
     """
 
     key: str
@@ -111,6 +143,32 @@ class Sample:
     empty: bool | None = None
     parts: int = 0
     weight: float = 1.0
+    objects: Objects | None = None
+    target: int | None = None
+    pseudo: bool = False
+
+
+@dataclass(frozen=True)
+class NetObjects:
+    """The annotated objects of I images, padded to K, in the net frame.
+
+    known: [I, K] bool, False on padding. ann_ids: [I, K] int64. Labels not granted are None:
+    boxes: [I, K, 4] float32 xyxy (NaN where not stated); masks: [I, K, H, W] bool, has_mask:
+    [I, K] bool, which of them are known; categories: a tuple of names per image.
+    geometry: one per image.
+    """
+
+    known: torch.Tensor
+    ann_ids: torch.Tensor
+    geometry: tuple[Geometry, ...]
+    boxes: torch.Tensor | None = None
+    masks: torch.Tensor | None = None
+    has_mask: torch.Tensor | None = None
+    categories: tuple[tuple[str, ...], ...] | None = None
+
+    def to(self, device: torch.device | str) -> NetObjects:
+        """The same objects with their tensors on `device`."""
+        return _moved(self, device)
 
 
 @dataclass(frozen=True)
@@ -122,7 +180,10 @@ class Batch:
     True on real tokens. geometry: one per expression. keys, texts: one per expression.
     masks: [B, H, W] float32 in 0..1, boxes: [B, 4] float32 xyxy net, categories: B names,
     each None unless granted. has_mask: [B] bool, which rows of `masks` are known.
-    weights: [B] float32.
+    weights: [B] float32. objects: the annotated objects of the I images, where they were asked
+    for; targets: [B] int64, the object that expression b means, -1 for none of them. pseudo: [B]
+    bool, the expressions that a model wrote, None if people wrote all. Without pixels `images` is
+    [I, 3, 0, 0].
     """
 
     images: torch.Tensor
@@ -137,20 +198,29 @@ class Batch:
     has_mask: torch.Tensor | None = None
     boxes: torch.Tensor | None = None
     categories: tuple[str | None, ...] | None = None
+    objects: NetObjects | None = None
+    targets: torch.Tensor | None = None
+    pseudo: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
-        import torch
+        moved = _moved(self, device)
+        return moved if self.objects is None else replace(moved, objects=self.objects.to(device))
 
-        moved: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), torch.Tensor)
-        }
-        return replace(self, **moved)
+
+def _moved(value: Moved, device: torch.device | str) -> Moved:
+    """The dataclass with the tensors among its fields on `device`."""
+    import torch
+
+    moved: dict[str, Any] = {
+        f.name: part.to(device, non_blocking=True)
+        for f in fields(value)
+        if isinstance(part := getattr(value, f.name), torch.Tensor)
+    }
+    return replace(value, **moved)
 
 
 @dataclass(frozen=True)
@@ -162,7 +232,9 @@ class Prediction:
     protocols with their own threshold or resolution make their mask; None for methods that
     have no such map. empty: the method says that the expression means nothing here.
     polygons: px points [P, 2] float32 each, for methods that predict outlines.
-    maps: inner maps worth looking at, name -> [h, w] float32.
+    maps: inner maps worth looking at, name -> [h, w] float32. candidates: [N, h, w] float32
+    probabilities in the net frame of all masks that the method chose from, shared by the
+    predictions about one image; None for methods that do not choose.
     """
 
     mask: NDArray[np.bool_]
@@ -172,3 +244,19 @@ class Prediction:
     empty: bool = False
     polygons: tuple[NDArray[np.float32], ...] = ()
     maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    candidates: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A sentence that a method wrote about a region.
+
+    score: log-probability of the sentence, 0 at most. refers_back: whether a selection head,
+    given the sentence, points at the region again; margin: the probability it gives the region
+    minus that of the best other proposal, -1..1. Both None unless they were asked for.
+    """
+
+    text: str
+    score: float
+    refers_back: bool | None = None
+    margin: float | None = None

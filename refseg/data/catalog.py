@@ -63,6 +63,8 @@ def open_data(
     limit: int | None = None,
     exclude_images: Path | Iterable[int] = (),
     min_box_share: float = 0.0,
+    objects: bool = False,
+    pixels: bool = True,
     strict: bool = True,
 ) -> ReferDataset:
     """One split of a data set, showing the granted labels only.
@@ -70,14 +72,17 @@ def open_data(
     images: the folder of the images, where they are not in a usual place. split_by: which refs
     file, where there are several. exclude_images: image ids, or a file with one id a line.
     The other options: see DatasetOptions; strict: see the readers.
-    Raises UnknownName (name, split, split_by), DataError (nothing readable there, broken files).
+    Raises UnknownName (name, split, split_by), DataError (nothing readable there, broken files),
+    LabelsError (an option needs a label that is not granted).
     """
     excluded = (
         read_image_ids(exclude_images)
         if isinstance(exclude_images, str | Path)
         else frozenset(exclude_images)
     )
-    options = DatasetOptions(text_field, view, mask_rule, seed, limit, excluded, min_box_share)
+    options = DatasetOptions(
+        text_field, view, mask_rule, seed, limit, excluded, min_box_share, objects, pixels
+    )
     folder = find_folder(name_or_dir)
     store = converted_store(folder, split_by=split_by, strict=strict)
     finder = image_finder(folder, read_store(store), images)

@@ -4,6 +4,9 @@ What is not granted is absent from the sample and stays on disk: boxes, segmenta
 annotations are files of their own in the store, and one that no granted label needs is never
 opened. A dataset pickles to a few hundred bytes (folder names and options); every data-loader
 worker maps the same store again, so memory per worker does not grow with the data set.
+
+With `DatasetOptions.objects` a sample also carries what else is annotated in its image; its ids
+and which of them are crowds then count as part of what is granted.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -19,12 +23,13 @@ from numpy.typing import NDArray
 
 from refseg.data.images import ImageFinder, read_checked
 from refseg.data.maskfile import read_mask_file
+from refseg.data.objects import read_objects
 from refseg.data.records import ImageRecord, MaskFile, Records, Segmentation
 from refseg.data.selection import DatasetOptions, item_rows
 from refseg.data.store import read_store
 from refseg.errors import DataError
 from refseg.ops import masks as mask_ops
-from refseg.types import Labels, Sample
+from refseg.types import Labels, Objects, Picture, Sample
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Entry:
     category: str | None
     empty: bool | None
     weight: float
+    pseudo: bool = False
 
 
 class ReferDataset:
@@ -49,8 +55,9 @@ class ReferDataset:
 
     store: the folder of a converted store. folder: the data set's own folder (mask files are
     relative to it). split: by the rule of `refseg.data.refer.splits_matching`.
-    Raises UnknownName for a split that is not there, LabelsError for a filter that would need a
-    label which is not granted, DataError when masks are granted and the data set has none.
+    Raises UnknownName for a split that is not there, LabelsError for a filter or for objects that
+    would need a label which is not granted, DataError when masks are granted and the data set has
+    none.
     """
 
     def __init__(
@@ -72,6 +79,12 @@ class ReferDataset:
         self.name = self.records.meta.dataset
         self.split_by = self.records.meta.split_by
         self._rows = item_rows(self.records, self.split, self.labels, self.options)
+        self._category_name = cache(self.records.category_name)
+
+    @property
+    def hash(self) -> str:
+        """Changes when the annotations do."""
+        return self.store.name
 
     def __getstate__(self) -> dict[str, object]:
         kept = ("store", "folder", "finder", "split", "labels", "options", "_epoch")
@@ -95,13 +108,15 @@ class ReferDataset:
     def __getitem__(self, index: int) -> Sample:
         """The sample [index]. Raises IndexError, DataError (no image, broken mask), ImageError."""
         entry = self.entry(index)
-        return self._sample(entry, self.image(entry.image_row))
+        return self._sample(entry, self.picture(entry.image_row))
 
     def samples(self, indices: Sequence[int]) -> list[Sample]:
-        """Several samples; an image that several of them share is read once and is one array."""
+        """Several samples; an image that several of them share is read once and is one array, and
+        so are its objects.
+        """
         entries = [self.entry(index) for index in indices]
-        images = {row: self.image(row) for row in dict.fromkeys(e.image_row for e in entries)}
-        return [self._sample(entry, images[entry.image_row]) for entry in entries]
+        pictures = {row: self.picture(row) for row in dict.fromkeys(e.image_row for e in entries)}
+        return [self._sample(entry, pictures[entry.image_row]) for entry in entries]
 
     def entry(self, index: int) -> Entry:
         """Everything about an item except its pixels."""
@@ -112,6 +127,7 @@ class ReferDataset:
         image_row = int(records.column("refs", "image_row")[ref_row])
         sent_id = int(records.column("sentences", "sent_id")[sentence_row])
         seen = labels.allows("box") or labels.allows("mask", ref_id)
+        extra = records.extra("sentences", sentence_row)
         return Entry(
             key=f"{ref_id}-{sent_id}",
             text=self._text(sentence_row),
@@ -123,7 +139,8 @@ class ReferDataset:
             box_xyxy=self._box(ref_row) if labels.allows("box") else None,
             category=self._category(ref_row) if labels.allows("category") else None,
             empty=bool(records.column("refs", "empty")[ref_row]) if seen else None,
-            weight=float(records.extra("sentences", sentence_row).get("weight", 1.0)),
+            weight=float(extra.get("weight", 1.0)),
+            pseudo=bool(extra.get("pseudo", False)),
         )
 
     def image_record(self, image_row: int) -> ImageRecord:
@@ -131,7 +148,9 @@ class ReferDataset:
         return self.records.image(image_row)
 
     def image(self, image_row: int) -> NDArray[np.uint8]:
-        """[H, W, 3] uint8 RGB, of the size the annotations state."""
+        """[H, W, 3] uint8 RGB, of the size the annotations state; [H, W, 0] without pixels."""
+        if not self.options.pixels:
+            return np.empty((*self._stated_hw(image_row), 0), np.uint8)
         record, meta = self.records.image(image_row), self.records.meta
         try:
             path = self.finder.find(record)
@@ -140,6 +159,39 @@ class ReferDataset:
                 f"{error.message}\n{self._missing_images()}", remedy=error.remedy
             ) from error
         return read_checked(path, record, sizes_exact=meta.sizes_exact, upright=meta.upright)
+
+    def _stated_hw(self, image_row: int) -> tuple[int, int]:
+        height = int(self.records.column("images", "height")[image_row])
+        width = int(self.records.column("images", "width")[image_row])
+        if height < 1 or width < 1:
+            image_id = self.records.column("images", "image_id")[image_row]
+            raise DataError(
+                f"{self.name}: the annotations do not state the size of image {image_id} "
+                f"({height} x {width} px), and without its pixels nothing else tells it",
+                remedy="open the data set with pixels, or state height and width of its images",
+            )
+        return height, width
+
+    def picture_rows(self) -> list[int]:
+        """The rows of the images that the items are about, in order of first appearance."""
+        image_rows = self.records.column("refs", "image_row")[self._ref_rows()]
+        return list(dict.fromkeys(image_rows.tolist()))
+
+    def picture(self, image_row: int) -> Picture:
+        """An image, with its objects where the options ask for them. Raises as `__getitem__`."""
+        image = self.image(image_row)
+        image_id = int(self.records.column("images", "image_id")[image_row])
+        if not self.options.objects:
+            return Picture(image_id, image)
+
+        def mask(ann_row: int) -> NDArray[np.bool_] | None:
+            decoded = self._decoded(ann_row, image.shape[:2], f"image {image_id}")
+            return None if decoded is None else decoded[0]
+
+        objects = read_objects(
+            self.records, image_row, self.labels, name=self._category_name, decode=mask
+        )
+        return Picture(image_id, image, objects)
 
     def _missing_images(self) -> str:
         rows = np.unique(self.records.column("refs", "image_row")[self._ref_rows()]).tolist()
@@ -154,15 +206,26 @@ class ReferDataset:
             groups.setdefault(image_row, []).append(index)
         return list(groups.values())
 
-    def _sample(self, entry: Entry, image: NDArray[np.uint8]) -> Sample:
+    def _sample(self, entry: Entry, picture: Picture) -> Sample:
+        image, objects = picture.image, picture.objects
         mask: NDArray[np.bool_] | None = None
         parts = 0
         if self.labels.allows("mask", entry.ref_id):
             mask, parts = self._mask(entry, (image.shape[0], image.shape[1]))
         return Sample(
             entry.key, image, entry.text, entry.image_id, entry.ref_id, entry.sent_id, mask,
-            entry.box_xyxy, entry.category, entry.empty, parts, entry.weight,
+            entry.box_xyxy, entry.category, entry.empty, parts, entry.weight, objects,
+            None if objects is None else self._target(entry.ref_row, objects), entry.pseudo,
         )  # fmt: skip
+
+    def _target(self, ref_row: int, objects: Objects) -> int | None:
+        """The row in `objects` of the only target; None for none, several, or a crowd."""
+        rows = self.records.ann_rows(ref_row)
+        if len(rows) != 1:
+            return None
+        ann_id = self.records.column("annotations", "ann_id")[rows[0]]
+        found = np.flatnonzero(objects.ann_ids == ann_id)
+        return int(found[0]) if len(found) else None
 
     def _text(self, sentence_row: int) -> str:
         typed = self.records.text("sentences", self.options.text_field, sentence_row)
@@ -190,9 +253,7 @@ class ReferDataset:
     def _category(self, ref_row: int) -> str | None:
         """The targets' category; several are joined by a comma."""
         ids = self.records.column("annotations", "category_id")
-        names = [
-            self.records.category_name(int(ids[row])) for row in self.records.ann_rows(ref_row)
-        ]
+        names = [self._category_name(int(ids[row])) for row in self.records.ann_rows(ref_row)]
         return ", ".join(dict.fromkeys(names)) or None
 
     def _mask(self, entry: Entry, hw: tuple[int, int]) -> tuple[NDArray[np.bool_] | None, int]:
@@ -202,29 +263,39 @@ class ReferDataset:
         a target would be wrong.
         """
         union, total = np.zeros(hw, np.bool_), 0
+        about = f"ref {entry.ref_id}, image {entry.image_id}"
         for ann_row in self.records.ann_rows(entry.ref_row):
-            segmentation = self.records.segmentation(ann_row)
-            if segmentation is None:
+            decoded = self._decoded(ann_row, hw, about)
+            if decoded is None:
                 return None, 0
-            try:
-                mask, parts = self._decode(segmentation, hw)
-            except DataError as error:
-                raise self._bad_mask(entry, ann_row, error) from error
-            union |= mask
-            total += parts
+            union |= decoded[0]
+            total += decoded[1]
         if total and not union.any():
             warnings.warn(
                 f"{self.name}: ref {entry.ref_id}: its mask covers no pixel", stacklevel=3
             )
         return union, total
 
-    def _bad_mask(self, entry: Entry, ann_row: int, error: DataError) -> DataError:
-        ann_id = self.records.column("annotations", "ann_id")[ann_row]
-        ids = f"annotation {ann_id}, ref {entry.ref_id}, image {entry.image_id}"
-        return DataError(
-            f"{self.folder / self.records.meta.objects_file}: {ids}: {error.message}",
-            remedy=error.remedy or "repair it or leave the ref out; `refseg data check` lists all",
-        )
+    def _decoded(
+        self, ann_row: int, hw: tuple[int, ...], about: str
+    ) -> tuple[NDArray[np.bool_], int] | None:
+        """The mask of an object and the number of its parts, None where it has no segmentation.
+
+        about: what it belongs to, for the DataError of a broken one.
+        """
+        segmentation = self.records.segmentation(ann_row)
+        if segmentation is None:
+            return None
+        try:
+            return self._decode(segmentation, (hw[0], hw[1]))
+        except DataError as error:
+            ann_id = self.records.column("annotations", "ann_id")[ann_row]
+            file = self.folder / self.records.meta.objects_file
+            raise DataError(
+                f"{file}: annotation {ann_id}, {about}: {error.message}",
+                remedy=error.remedy
+                or "repair it or leave the ref out; `refseg data check` lists all",
+            ) from error
 
     def _decode(
         self, segmentation: Segmentation, hw: tuple[int, int]

@@ -96,13 +96,15 @@ def read(folder: Path, *, split_by: str | None = None, strict: bool = True) -> R
     split_by, refs_path = choose_split_by(folder, split_by)
     instances = load_json(folder / INSTANCES, ("images", "annotations", "categories"))
     refs = load_refs(refs_path)
+    info = instances.get("info") or {}
     build = RecordsBuilder(
         folder.resolve().name,
         split_by,
         source=str(folder / INSTANCES),
         strict=strict,
         objects_file=INSTANCES,
-        sizes_exact="estimated" not in str((instances.get("info") or {}).get("size_note", "")),
+        sizes_exact="estimated" not in str(info.get("size_note", "")),
+        upright=info.get("upright") is True,  # `refseg label` knows; the originals do not say
     )
     add_instances(build, instances)
     build.source = str(refs_path)

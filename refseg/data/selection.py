@@ -30,7 +30,10 @@ class DatasetOptions:
     with one sentence drawn by (seed, epoch, ref id). mask_rule: see
     `refseg.ops.masks.decode_segmentation`. limit: the first so many items only.
     exclude_images: image ids to leave out. min_box_share: leave out refs whose box covers this
-    share of the image or less (needs the label "box").
+    share of the image or less (needs the label "box"). objects: samples also carry all annotated
+    objects of their image but crowds, with the granted labels (needs "box", "category", or "mask"
+    for all refs). pixels: read the images; without them a sample's image is empty, [H, W, 0], of
+    the size that the annotations state, and no file is looked for.
     """
 
     text_field: TextField = "raw"
@@ -40,6 +43,8 @@ class DatasetOptions:
     limit: int | None = None
     exclude_images: frozenset[int] = frozenset()
     min_box_share: float = 0.0
+    objects: bool = False
+    pixels: bool = True
 
     def __post_init__(self) -> None:
         for kind, value, valid in (
@@ -63,9 +68,11 @@ def item_rows(
     """[items] rows of the sentences, or in the view "ref" of the refs, that are the items.
 
     In the order of the source. Raises UnknownName for a split that is not there, LabelsError for
-    a filter that needs a label which is not granted, DataError when masks are granted and the
-    data set has none.
+    a filter or for objects that need a label which is not granted, DataError when masks are
+    granted and the data set has none.
     """
+    if options.objects:
+        _require_object_labels(labels)
     if "mask" in labels.granted:
         _require_masks(records)
     keep = _in_split(records, split)
@@ -113,6 +120,20 @@ def _in_split(records: Records, split: str) -> NDArray[np.bool_]:
         error.remedy += f" (refs: {', '.join(sizes)})"
         raise error
     return np.isin(codes, found)
+
+
+def _require_object_labels(labels: Labels) -> None:
+    if not {"box", "mask", "category"} & labels.granted:
+        raise LabelsError(
+            f"the objects of an image show what is in it, and only {labels} is granted",
+            remedy='grant "box", "mask" or "category", or open the data set without objects',
+        )
+    if labels.mask_refs is not None:
+        raise LabelsError(
+            f"masks are granted for {len(labels.mask_refs):,} refs only, but the objects of an "
+            "image would show the masks of the others too",
+            remedy="drop mask_refs, or open the data set without objects",
+        )
 
 
 def _require_masks(records: Records) -> None:

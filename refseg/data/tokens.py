@@ -6,6 +6,7 @@ BertTokenizer ignores its vocab_file argument in some 5.x versions, so it is not
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from refseg.errors import ExpressionError, ModelError
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_CHARACTERS = 1000
+_INSIDE = re.compile(r"(?<=\w) (['-]) (?=\w)")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,21 @@ class WordTokenizer:
         encoded = self.encode([text])
         ids = encoded.words[0][encoded.mask[0]]
         return [self.tokenizer.id_to_token(int(i)) or "[UNK]" for i in ids]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of word pieces, special tokens left out: "##" joins a piece to the one before,
+        and an apostrophe or a hyphen between letters joins both sides ("man's", "t-shirt").
+        """
+        pieces = [self.tokenizer.id_to_token(int(i)) or "[UNK]" for i in ids]
+        words: list[str] = []
+        for piece in pieces:
+            if piece in SPECIALS:
+                continue
+            if piece.startswith("##") and words:
+                words[-1] += piece[2:]
+            else:
+                words.append(piece)
+        return _INSIDE.sub(r"\1", " ".join(words))
 
     def save(self, path: Path) -> None:
         """Write `tokenizer.json`."""

@@ -2,7 +2,7 @@
 
 Augmentation maps a `Sample` to a `Sample` (or to None: drop it), so that image, mask, box and
 words change together: a mirrored image has its left and right swapped in the words too, and a
-crop that cuts the referent is no example any more.
+crop that cuts the referent is no example any more. The other objects of the image go with it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from refseg.data.objects import crop_objects, flip_objects
 from refseg.data.sides import swap_left_right
-from refseg.ops.images import letterbox, resize_square
+from refseg.ops.images import letterbox, letterbox_geometry, resize_square, square_geometry
 from refseg.types import Geometry, Sample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -36,9 +37,19 @@ class PreprocessConfig(BaseModel):
     std: tuple[float, float, float] = IMAGENET_STD
 
     def apply(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Geometry]:
-        """[H, W, 3] uint8 px -> [size, size, 3] uint8 net, and the way back."""
+        """[H, W, 3] uint8 px -> [size, size, 3] uint8 net, and the way back.
+
+        An image without pixels, [H, W, 0], becomes [0, 0, 3]; its geometry is that of a full one.
+        """
+        if image.shape[2] == 0:
+            return np.empty((0, 0, 3), np.uint8), self.geometry((image.shape[0], image.shape[1]))
         resize = resize_square if self.fit == "square" else letterbox
         return resize(image, (self.size, self.size))
+
+    def geometry(self, original_hw: tuple[int, int]) -> Geometry:
+        """Where `apply` puts an image of this size (rows, columns)."""
+        place = square_geometry if self.fit == "square" else letterbox_geometry
+        return place(original_hw, (self.size, self.size))
 
 
 class AugmentConfig(BaseModel):
@@ -55,6 +66,11 @@ class AugmentConfig(BaseModel):
     crop_share: float = Field(default=0.2, gt=0, lt=0.5)
     jitter: float = Field(default=0.0, ge=0, lt=1)
 
+    @property
+    def idle(self) -> bool:
+        """Whether `apply` gives every sample back as it is, without a draw."""
+        return not (self.flip or self.crop or self.jitter)
+
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample | None:
         """A changed sample, or None when the crop cut the referent."""
         if self.flip and rng.random() < self.flip:
@@ -70,7 +86,7 @@ class AugmentConfig(BaseModel):
 
 
 def flip(sample: Sample) -> Sample:
-    """Mirror left to right: image, mask, box, and the words for the sides."""
+    """Mirror left to right: image, mask, box, objects, and the words for the sides."""
     width = sample.image.shape[1]
     box = sample.box_xyxy
     if box is not None:
@@ -81,6 +97,7 @@ def flip(sample: Sample) -> Sample:
         mask=None if sample.mask is None else np.ascontiguousarray(sample.mask[:, ::-1]),
         box_xyxy=box,
         text=swap_left_right(sample.text),
+        objects=None if sample.objects is None else flip_objects(sample.objects, width),
     )
 
 
@@ -96,18 +113,20 @@ def random_crop(sample: Sample, rng: np.random.Generator, share: float) -> Sampl
 def crop(sample: Sample, window_xyxy: tuple[int, int, int, int]) -> Sample | None:
     """The window (px) of the sample, or None when any part of the referent lies outside it.
 
+    Other objects may be cut; see `crop_objects`.
     Raises ValueError when neither mask nor box is there: nobody could know what was cut.
     """
     x0, y0, x1, y1 = window_xyxy
     if sample.empty is not True and not _contains(sample, window_xyxy):
         return None
-    box = sample.box_xyxy
+    box, objects = sample.box_xyxy, sample.objects
     shift = np.array([x0, y0, x0, y0], dtype=np.float32)
     return replace(
         sample,
         image=np.ascontiguousarray(sample.image[y0:y1, x0:x1]),
         mask=None if sample.mask is None else np.ascontiguousarray(sample.mask[y0:y1, x0:x1]),
         box_xyxy=None if box is None else (box - shift).astype(np.float32),
+        objects=None if objects is None else crop_objects(objects, window_xyxy),
     )
 
 
@@ -124,6 +143,8 @@ def _contains(sample: Sample, window_xyxy: tuple[int, int, int, int]) -> bool:
 def jitter(sample: Sample, rng: np.random.Generator, share: float) -> Sample:
     """Brightness and contrast by up to +- `share`; colours keep their hue (words name them)."""
     gain, bias = 1 + share * (2 * rng.random(2) - 1)
+    if sample.image.size == 0:
+        return sample
     image = sample.image.astype(np.float32)
     mean = image.mean()
     changed = (image - mean) * gain + mean * bias

@@ -165,9 +165,13 @@ def resize_square(image: Rgb, hw: tuple[int, int]) -> tuple[Rgb, Geometry]:
 
     An axis that shrinks is averaged over pixel areas, one that grows is interpolated.
     """
-    height, width = image.shape[:2]
-    geometry = Geometry((height, width), (hw[0], hw[1]), (hw[1] / width, hw[0] / height))
-    return _stretch(image, hw), geometry
+    return _stretch(image, hw), square_geometry(image.shape[:2], hw)
+
+
+def square_geometry(original_hw: tuple[int, ...], hw: tuple[int, int]) -> Geometry:
+    """The geometry of `resize_square`, from the image's size (rows, columns) alone."""
+    height, width = original_hw
+    return Geometry((height, width), (hw[0], hw[1]), (hw[1] / width, hw[0] / height))
 
 
 def letterbox(
@@ -177,16 +181,29 @@ def letterbox(
 
     The content has whole-pixel borders, so the scales of the axes may differ by a rounding.
     """
-    height, width = image.shape[:2]
-    scale = min(hw[0] / height, hw[1] / width)
-    inner_h = min(max(round(height * scale), 1), hw[0])
-    inner_w = min(max(round(width * scale), 1), hw[1])
-    top, left = (hw[0] - inner_h) // 2, (hw[1] - inner_w) // 2
+    inner_h, inner_w = _inner(image.shape[:2], hw)
+    geometry = letterbox_geometry(image.shape[:2], hw)
+    left, top = map(int, geometry.offset_xy)
     canvas = np.empty((*hw, 3), np.uint8)
     canvas[:] = fill
     canvas[top : top + inner_h, left : left + inner_w] = _stretch(image, (inner_h, inner_w))
+    return canvas, geometry
+
+
+def letterbox_geometry(original_hw: tuple[int, ...], hw: tuple[int, int]) -> Geometry:
+    """The geometry of `letterbox`, from the image's size (rows, columns) alone."""
+    height, width = original_hw
+    inner_h, inner_w = _inner(original_hw, hw)
+    offset_xy = (float((hw[1] - inner_w) // 2), float((hw[0] - inner_h) // 2))
     scale_xy = (inner_w / width, inner_h / height)
-    return canvas, Geometry((height, width), (hw[0], hw[1]), scale_xy, (float(left), float(top)))
+    return Geometry((height, width), (hw[0], hw[1]), scale_xy, offset_xy)
+
+
+def _inner(original_hw: tuple[int, ...], hw: tuple[int, int]) -> tuple[int, int]:
+    """Size of a letterbox's content: as large as it fits, and at least a pixel."""
+    height, width = original_hw
+    scale = min(hw[0] / height, hw[1] / width)
+    return min(max(round(height * scale), 1), hw[0]), min(max(round(width * scale), 1), hw[1])
 
 
 def _stretch(image: Rgb, hw: tuple[int, int]) -> Rgb:

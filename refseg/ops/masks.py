@@ -40,6 +40,14 @@ def mask_to_box(mask: Mask) -> NDArray[np.float32] | None:
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
+def box_mask(box_xyxy: NDArray[np.floating], hw: tuple[int, int]) -> Mask:
+    """The pixels [H, W] whose centre lies in a box (px, far edges exclusive); NaN gives none."""
+    x0, y0, x1, y1 = box_xyxy
+    rows, columns = np.arange(hw[0]) + 0.5, np.arange(hw[1]) + 0.5
+    inside: Mask = ((rows >= y0) & (rows < y1))[:, None] & ((columns >= x0) & (columns < x1))
+    return inside
+
+
 def polygons_to_mask(
     polygons: Sequence[Sequence[float]], hw: tuple[int, int], *, rasteriser: Rasteriser = "coco"
 ) -> Mask:

@@ -323,3 +323,67 @@ def test_absent_files_are_named(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "vocab.txt", 8)
     with pytest.raises(ModelError):
         load_tokenizer(tmp_path / "tokenizer.json", 8)
+
+
+# -- and back ----------------------------------------------------------------------------------
+
+
+def spoken(tokens: WordTokenizer, text: str) -> str:
+    """What the pieces of a text say."""
+    encoded = tokens.encode([text])
+    return tokens.decode(encoded.words[0].tolist())  # padding and specials among them
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Left red BALL", "left red ball"),
+        ("the man's t-shirt", "the man's t-shirt"),
+        ("the 2nd-from-right one", "the 2nd-from-right one"),
+        ("guy w/ hat, back row", "guy w / hat , back row"),
+        ("x-y-z's", "x-y-z's"),
+        ("girls' - coats", "girls ' - coats"),
+        ("- left", "- left"),
+        ("xylophonist", "xylophonist"),  # no word of the vocabulary, letter by letter
+    ],
+)
+def test_pieces_are_spelled_out(text: str, told: str) -> None:
+    marks = [*"/,", *(letter for letter in "abcdefghijklmnopqrstuvwxyz0123456789'-")]
+    inside = [f"##{letter}" for letter in marks]
+    tokens = wordpiece([*SPECIALS, *marks, *inside, "left", "red", "ball", "the", "man"], 40)
+    assert spoken(tokens, text) == told
+
+
+def test_specials_say_nothing(tokens: WordTokenizer) -> None:
+    ids = tokens.encode(["left red"], pad_to=8).words[0].tolist()
+    assert ids[-1] == PAD
+    assert tokens.decode([*ids, UNK]) == "left red"
+    assert tokens.decode([]) == tokens.decode([PAD, CLS, SEP]) == ""
+
+
+@settings(max_examples=60)
+@given(st.text(alphabet="abz09 '-,.", min_size=1, max_size=25).filter(lambda t: t.strip(" '-,.")))
+def test_what_is_spelled_is_cut_into_the_same_pieces(text: str) -> None:
+    tokens = train_wordpiece(TEXTS, size=200, max_words=64)
+    first = tokens.encode([text]).words[0]
+    if UNK not in first:
+        np.testing.assert_array_equal(tokens.encode([tokens.decode(first.tolist())]).words[0], first)
+
+
+@pytest.mark.data
+def test_real_sentences_survive_the_way_there_and_back(shared_data: Path) -> None:
+    from refseg.data.catalog import open_records
+
+    records = open_records(shared_data / "refcoco_boxes" / "refcoco")
+    texts = [records.text("sentences", "raw", row) for row in range(0, 140_000, 70)]
+    texts = [text for text in texts if any(c.isalnum() for c in text)]
+    assert sum("'" in text for text in texts) > 10
+    assert sum("-" in text for text in texts) > 5
+    tokens = train_wordpiece(texts, size=1500, max_words=60)
+    words = tokens.encode(texts).words
+    known = ~(words == UNK).any(axis=1)
+    assert known.mean() > 0.95
+    back = [tokens.decode(row.tolist()) for row in words[known]]
+    again = tokens.encode(back, pad_to=words.shape[1]).words
+    longest = max(again.shape[1], words.shape[1])
+    np.testing.assert_array_equal(again[:, :longest], words[known][:, : again.shape[1]])
