@@ -9,6 +9,7 @@ from refseg.errors import UnknownName
 
 # name -> (module, method class, config class)
 METHODS = {
+    "mutual": ("refseg.methods.mutual", "Mutual", "MutualConfig"),
     "vega": ("refseg.methods.vega", "Vega", "VegaConfig"),
 }
 

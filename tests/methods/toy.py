@@ -1,95 +1,68 @@
 """A toy of every method, and drawn data small enough to learn in seconds.
 
-A new method adds one entry to `TOYS`; the contract suite then runs over it.
+A new method adds an entry to `TOYS`, or several where it comes in kinds that share little; the
+contract suite then runs over each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from refseg.data.collate import collate
-from refseg.data.tokens import WordTokenizer, train_wordpiece
 from refseg.data.transforms import PreprocessConfig
-from refseg.methods.vega import VegaConfig
-from refseg.methods.vega.config import DecoderConfig, LossConfig, SelectionConfig
 from refseg.models import Model, build_method
-from refseg.nn.text import BertTextConfig
-from refseg.nn.vision import SwinVisionConfig
-from refseg.types import Batch, Prediction, Sample
+from refseg.types import Batch, NetObjects, Objects, Prediction, Sample
+from tests.methods.toy_configs import (
+    COLOURS,
+    MAX_WORDS,
+    SHAPES,
+    SIDE,
+    SIDES,
+    annotated_config,
+    mutual_config,
+    toy_tokenizer,
+    vega_config,
+)
 
-SIDE = 64  # px, net
-MAX_WORDS = 12
-COLOURS = {"red": (220, 40, 40), "blue": (40, 60, 220), "green": (40, 190, 70)}
-SHAPES = ("square", "disc")
-SIDES = ("left", "right")
+__all__ = ["MAX_WORDS", "SIDE", "toy_tokenizer", "vega_config"]  # passed on
 
 
 @dataclass(frozen=True)
 class Toy:
-    """config: a method small enough for milliseconds. steps, lr: enough to learn four samples.
+    """method: its name in `METHODS`. config: of one small enough for milliseconds.
 
-    learns_masks: whether its loss sees masks, so that four samples can be learned by heart.
+    answers: what four samples learned by heart are, masks or filled boxes; None where the loss
+    sees neither. steps, lr: enough to learn them.
     """
 
+    method: str
     config: Callable[[], Any]
     steps: int = 100
     lr: float = 1e-3
-    learns_masks: bool = True
+    answers: Literal["mask", "box"] | None = "mask"
 
 
-def vega_config(**changes: Any) -> VegaConfig:
-    """16 pixels at the stage of the selection (K = 4), 64 px, width 32, no dropout."""
-    config = VegaConfig(
-        vision=SwinVisionConfig(
-            image_size=SIDE,
-            patch=2,
-            width=8,
-            depths=(1, 1, 2, 1),
-            heads=(1, 2, 4, 4),
-            window=4,
-            drop_path=0.0,
-            absolute_positions=True,
-        ),
-        text=BertTextConfig(
-            vocab_size=toy_tokenizer().vocab_size,
-            width=32,
-            layers=2,
-            heads=2,
-            mlp_width=64,
-            max_positions=32,
-            drop=0.0,
-        ),
-        selection=SelectionConfig(heads=4, max_tokens=24),
-        decoder=DecoderConfig(widths=(32, 32, 16, 16), heads=4),
-        loss=LossConfig(),
-    )
-    return config.model_copy(update=changes)
-
-
-TOYS = {"vega": Toy(vega_config)}
-
-
-@cache
-def toy_tokenizer() -> WordTokenizer:
-    sides = (*SIDES, "")
-    texts = [f"{side} {colour} {shape}" for side in sides for colour in COLOURS for shape in SHAPES]
-    return train_wordpiece([*texts, "the one on my far side please"], size=160, max_words=MAX_WORDS)
+TOYS = {
+    "vega": Toy("vega", vega_config),
+    "mutual": Toy("mutual", mutual_config),
+    "mutual annotated": Toy("mutual", lambda: mutual_config(annotated_config()), answers="box"),
+}
 
 
 def toy_method(name: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
-    return build_method(name, TOYS[name].config())
+    return build_method(TOYS[name].method, TOYS[name].config())
 
 
 def toy_model(name: str, seed: int = 0) -> Model:
-    return Model(f"toy-{name}", name, toy_method(name, seed), toy_tokenizer(), preprocess(), {})
+    method = toy_method(name, seed)
+    return Model(f"toy-{name}", TOYS[name].method, method, toy_tokenizer(), preprocess(), {})
 
 
 def preprocess(fit: str = "square") -> PreprocessConfig:
@@ -116,24 +89,42 @@ def drawn_scene(
     return [(text, image, mask) for text, mask in told]
 
 
+def drawn_objects(
+    masks: Sequence[np.ndarray], categories: Sequence[str], first_id: int = 0
+) -> Objects:
+    """Objects by their masks, with the boxes around them."""
+    places = [np.nonzero(mask) for mask in masks]
+    boxes = [(x.min(), y.min(), x.max() + 1, y.max() + 1) for y, x in places]
+    return Objects(
+        np.arange(first_id, first_id + len(masks)),
+        tuple(categories),
+        np.array(boxes, np.float32).reshape(-1, 4),
+        tuple(masks),
+    )
+
+
 def toy_samples(
     images: int = 2, hw: Sequence[tuple[int, int]] = ((SIDE, SIDE),), *, labelled: bool = True
 ) -> list[Sample]:
-    """Two expressions an image, image i at size `hw[i % len(hw)]`."""
+    """Two expressions an image, one of each of its objects; image i at size `hw[i % len(hw)]`."""
     samples = []
     for image_id in range(images):
         scene = drawn_scene(image_id, hw[image_id % len(hw)])
+        masks = [mask for _, _, mask in scene]
+        objects = drawn_objects(masks, [text.split()[-1] for text, _, _ in scene], 2 * image_id)
+        assert objects.boxes_xyxy is not None
+        assert objects.categories is not None
         for place, (text, image, mask) in enumerate(scene):
             ref = 2 * image_id + place
-            ys, xs = np.nonzero(mask)
-            box = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], np.float32)
             sample = Sample(f"toy-{ref}", image, text, image_id, ref, ref)
             labels = {
                 "mask": mask,
-                "box_xyxy": box,
-                "category": text.split()[-1],
+                "box_xyxy": objects.boxes_xyxy[place],
+                "category": objects.categories[place],
                 "empty": False,
                 "parts": 1,
+                "objects": objects,
+                "target": place,
             }
             samples.append(replace(sample, **labels) if labelled else sample)
     return samples
@@ -145,8 +136,25 @@ def toy_batch(
     return collate(samples, toy_tokenizer(), preprocess(fit), share_images=share_images)
 
 
-def without_labels(batch: Batch) -> Batch:
-    return replace(batch, masks=None, has_mask=None, boxes=None, categories=None)
+def without_labels(batch: Batch, *, objects_are_seen: bool = False) -> Batch:
+    """objects_are_seen: the objects' boxes and categories are what the method looks at."""
+    seen = None
+    if objects_are_seen and batch.objects is not None:
+        seen = replace(batch.objects, masks=None, has_mask=None)
+    told = {"masks": None, "has_mask": None, "boxes": None, "categories": None, "targets": None}
+    return replace(batch, **told, objects=seen)
+
+
+def other_scene(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Other pixels and other places of the objects in these images."""
+    images = batch.images.clone()
+    images[rows] = images[rows].flip(-1) + 0.5
+    objects = batch.objects
+    assert objects is not None
+    assert objects.boxes is not None
+    boxes = objects.boxes.clone()
+    boxes[rows] = 0.9 * boxes[rows] + 2
+    return replace(batch, images=images, objects=replace(objects, boxes=boxes))
 
 
 def with_padding(batch: Batch, more: int, seed: int = 0) -> Batch:
@@ -161,6 +169,7 @@ def with_padding(batch: Batch, more: int, seed: int = 0) -> Batch:
 def rows_of(batch: Batch, rows: Sequence[int]) -> Batch:
     """Some expressions of a batch, about the images they need and no others."""
     pick = torch.tensor(list(rows))
+    images = batch.image_of[pick]
 
     def tensor(value: Tensor | None) -> Tensor | None:
         return None if value is None else value[pick]
@@ -169,7 +178,7 @@ def rows_of(batch: Batch, rows: Sequence[int]) -> Batch:
         return None if value is None else tuple(value[i] for i in rows)
 
     return Batch(
-        images=batch.images[batch.image_of[pick]],
+        images=batch.images[images],
         image_of=torch.arange(len(rows)),
         words=batch.words[pick],
         word_mask=batch.word_mask[pick],
@@ -181,7 +190,27 @@ def rows_of(batch: Batch, rows: Sequence[int]) -> Batch:
         has_mask=tensor(batch.has_mask),
         boxes=tensor(batch.boxes),
         categories=told(batch.categories),
+        objects=None if batch.objects is None else objects_of_rows(batch.objects, images),
+        targets=tensor(batch.targets),
+        pseudo=tensor(batch.pseudo),
     )
+
+
+def objects_of_rows(objects: NetObjects, images: Tensor) -> NetObjects:
+    """The objects of some images."""
+    moved = {
+        f.name: value[images] if isinstance(value, Tensor) else tuple(value[i] for i in images)
+        for f in fields(NetObjects)
+        if (value := getattr(objects, f.name)) is not None
+    }
+    return NetObjects(**moved)
+
+
+def losses(method: Any, batch: Batch, seed: int = 0) -> dict[str, Tensor]:
+    """The loss terms under a fixed seed: some losses look at random points."""
+    torch.manual_seed(seed)
+    terms: dict[str, Tensor] = method.loss(method(batch), batch)
+    return terms
 
 
 def answers(method: Any, batch: Batch) -> list[Prediction]:
@@ -210,6 +239,9 @@ def assert_same(ours: Prediction, theirs: Prediction, tolerance: float = 2e-5) -
     assert ours.geometry == theirs.geometry
     assert ours.empty == theirs.empty
     np.testing.assert_allclose(ours.score, theirs.score, atol=1e-3)
+    assert (ours.candidates is None) == (theirs.candidates is None)
+    if ours.candidates is not None:
+        np.testing.assert_allclose(ours.candidates, theirs.candidates, atol=tolerance)
     if ours.response is None or theirs.response is None:
         assert ours.response is None
         assert theirs.response is None

@@ -10,6 +10,93 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from refseg.method import MethodConfig
+from refseg.methods.mutual.coco import COCO_CLASSES
+from refseg.nn.text import BertTextConfig
+from refseg.nn.vision import SwinVisionConfig
+
+
+class ResNetVisionConfig(MethodConfig):
+    """A ResNet backbone. Defaults are ResNet-101 (42.5 M parameters). stem: width of its stem."""
+
+    stem: int = Field(default=64, ge=1)
+    channels: tuple[int, int, int, int] = (256, 512, 1024, 2048)
+    depths: tuple[int, int, int, int] = (3, 4, 23, 3)
+    block: Literal["basic", "bottleneck"] = "bottleneck"
+
+
+class MatchingConfig(MethodConfig):
+    """Costs of a proposal for an object (Mask2Former): 5 BCE + 5 Dice - 2 p of its class.
+
+    The class counts where it is known; a region that a person gives has none.
+    """
+
+    mask_cost: float = Field(default=5.0, ge=0)
+    dice_cost: float = Field(default=5.0, ge=0)
+    class_cost: float = Field(default=2.0, ge=0)
+
+
+class PointConfig(MethodConfig):
+    """Where the mask losses look (Mask2Former): `points` a mask, of which the share `importance`
+    are the least sure of `oversample` times as many.
+    """
+
+    points: int = Field(default=12544, ge=1)
+    oversample: float = Field(default=3.0, ge=1)
+    importance: float = Field(default=0.75, ge=0, le=1)
+
+
+class Mask2FormerExtractorConfig(MethodConfig):
+    """The paper's proposal extractor. Defaults: Mask2Former with ResNet-101 (63.0 M parameters).
+
+    classes: names of the categories that its loss tells apart; one name means class-agnostic and
+        needs no category label. queries: N. width: C, a multiple of 32. layers: of the
+        transformer decoder. pixel_layers, pixel_mlp_width: of the pixel decoder.
+    no_object, class_weight, mask_weight, dice_weight: Mask2Former's weights.
+    backbone_lr_scale: 0.1 as in Mask2Former (paper: silent).
+    region: "box" learns filled boxes in place of masks and takes regions so (paper's box input).
+    """
+
+    kind: Literal["mask2former"] = "mask2former"
+    backbone: SwinVisionConfig | ResNetVisionConfig = ResNetVisionConfig()
+    classes: tuple[str, ...] = ("object",)
+    queries: int = Field(default=100, ge=1)
+    width: int = Field(default=256, ge=32, multiple_of=32)
+    heads: int = Field(default=8, ge=1)
+    mlp_width: int = Field(default=2048, ge=1)
+    layers: int = Field(default=9, ge=1)
+    pixel_layers: int = Field(default=6, ge=1)
+    pixel_mlp_width: int = Field(default=1024, ge=1)
+    points: PointConfig = PointConfig()
+    matching: MatchingConfig = MatchingConfig()
+    no_object: float = Field(default=0.1, gt=0)
+    class_weight: float = Field(default=2.0, ge=0)
+    mask_weight: float = Field(default=5.0, ge=0)
+    dice_weight: float = Field(default=5.0, ge=0)
+    backbone_lr_scale: float = Field(default=0.1, ge=0)
+    region: Literal["mask", "box"] = "mask"
+
+    @model_validator(mode="after")
+    def _classes_are_names(self) -> Mask2FormerExtractorConfig:
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must be one name or more, each once")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} cannot be cut into {self.heads} heads")
+        return self
+
+
+class AnnotatedExtractorConfig(MethodConfig):
+    """Proposals that are the annotated objects: category and box geometry, embedded (ours).
+
+    classes: names of the categories. width: C. frequencies: of the sines and cosines that tell
+    coordinates (in 0..1 of the image) apart, the k-th being 2^k pi. mlp_width: of the MLP that
+    embeds a box.
+    """
+
+    kind: Literal["annotated"] = "annotated"
+    classes: tuple[str, ...] = COCO_CLASSES
+    width: int = Field(default=256, ge=1)
+    frequencies: int = Field(default=6, ge=0)
+    mlp_width: int = Field(default=256, ge=1)
 
 
 class IndicatorConfig(MethodConfig):
@@ -97,3 +184,42 @@ class PolicyConfig(MethodConfig):
     baseline: Literal["none", "mean", "greedy", "leave_one_out"] = "mean"
     log_p: Literal["sum", "mean"] = "sum"
     weighting: Literal["equal", "posterior"] = "equal"
+
+
+class MutualConfig(MethodConfig):
+    """The whole system. The paper's: Mask2Former, BERT-base, both heads, end to end.
+
+    select, generate: which of the two tasks are learned and can be asked for (single-task
+        ablations of Tables 3 and 6 switch one off).
+    end_to_end: False keeps the heads' gradients from the extractor (rows "E2E off").
+    selection_weight, generation_weight: of L_sel and L_gen beside L_m2f (silent; 1 and 1).
+    pseudo_generates: whether sentences that a model wrote teach the generator too (silent; no).
+    text_lr_scale: 0.1, as BERT diverges at the paper's 5e-4 (silent). extractor_lr_scale: of the
+        whole extractor, its backbone's own factor included.
+    """
+
+    extractor: Mask2FormerExtractorConfig | AnnotatedExtractorConfig = Field(
+        default=Mask2FormerExtractorConfig(classes=COCO_CLASSES), discriminator="kind"
+    )
+    text: BertTextConfig = BertTextConfig(frozen="none")
+    generator: GeneratorConfig = GeneratorConfig()
+    selection: SelectionConfig = SelectionConfig()
+    select: bool = True
+    generate: bool = True
+    end_to_end: bool = True
+    selection_weight: float = Field(default=1.0, ge=0)
+    generation_weight: float = Field(default=1.0, ge=0)
+    pseudo_generates: bool = False
+    text_lr_scale: float = Field(default=0.1, ge=0)
+    extractor_lr_scale: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _some_task(self) -> MutualConfig:
+        if not (self.select or self.generate):
+            raise ValueError("select and generate are both off: there is nothing to learn")
+        if self.generate and self.generator.vocab_size != self.text.vocab_size:
+            raise ValueError(
+                f"the generator writes {self.generator.vocab_size} word pieces and BERT reads "
+                f"{self.text.vocab_size}: one vocabulary serves both"
+            )
+        return self

@@ -17,7 +17,7 @@ C width of a proposal, D width here, V words, h heads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
@@ -30,8 +30,24 @@ from refseg.methods.mutual.indicator import Indicator
 from refseg.methods.mutual.layer import DecoderLayer, KeysValues
 from refseg.nn.beam import Found, Rules, beam_search
 
-#: What the layers know of the E objects: keys and values [E, h, N, D / h], one pair per layer.
-Memory = tuple[KeysValues, ...]
+
+@dataclass(frozen=True)
+class Memory:
+    """What the layers know of the E objects.
+
+    layers: keys and values [E, h, N, D / h] of each. there: [E, N] bool, False where an image has
+    fewer proposals; None if all have N.
+    """
+
+    layers: tuple[KeysValues, ...]
+    there: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.layers[0].keys)
+
+    def __getitem__(self, rows: Tensor) -> Memory:
+        there = None if self.there is None else self.there[rows]
+        return Memory(tuple(layer[rows] for layer in self.layers), there)
 
 
 @dataclass(frozen=True)
@@ -48,10 +64,10 @@ class Writing:
 
     def select(self, items: Tensor, beams: Tensor) -> Writing:
         """As `refseg.nn.beam.State.select`; the memory moves only when an object leaves."""
-        objects = len(self.memory[0].keys)
+        objects = len(self.memory)
         width = len(self.past[0].keys) // objects if self.past else 1
         rows = (items[:, None] * width + beams).flatten()
-        memory = self.memory if len(items) == objects else tuple(m[items] for m in self.memory)
+        memory = self.memory if len(items) == objects else self.memory[items]
         return Writing(memory, tuple(p[rows] for p in self.past))
 
 
@@ -78,18 +94,22 @@ class Generator(nn.Module):
             None if config.tied else nn.Parameter(0.02 * torch.randn_like(self.words.weight))
         )
 
-    def remember(self, objects: Tensor, image_of: Tensor, target: Tensor) -> Memory:
+    def remember(
+        self, objects: Tensor, image_of: Tensor, target: Tensor, there: Tensor | None = None
+    ) -> Memory:
         """The memory of E objects of I images.
 
-        objects O: [I, N, C]. image_of, target k: [E] int64, k in 0..N-1.
+        objects O: [I, N, C]. image_of, target k: [E] int64, k in 0..N-1. there: [I, N] bool,
+        False on padding, which nobody hears of.
         """
         if self.config.indicator.target_only:
             return self._project(self.indicator.mark(objects, image_of, target))
-        return self._share(objects, image_of, target)
+        shared = self._share(objects, image_of, target)
+        return shared if there is None else replace(shared, there=there[image_of])
 
     def _project(self, marked: Tensor) -> Memory:
         """marked [E, N, C]: each object's proposals on their own."""
-        return tuple(layer.memory.prepare(marked) for layer in self._decoder())
+        return Memory(tuple(layer.memory.prepare(marked) for layer in self._decoder()))
 
     def _share(self, objects: Tensor, image_of: Tensor, target: Tensor) -> Memory:
         """Each image's proposals once; every object then takes a copy and sets its own row k."""
@@ -105,7 +125,7 @@ class Generator(nn.Module):
             for part, change in zip((ready.keys, ready.values), step.chunk(2), strict=True):
                 part[each, :, target] += change.view(attention.heads, -1).to(part.dtype)
             memory.append(ready)
-        return tuple(memory)
+        return Memory(tuple(memory))
 
     def forward(self, words: Tensor, memory: Memory) -> Tensor:
         """Teacher-forced logits of the next id after each place.
@@ -117,9 +137,9 @@ class Generator(nn.Module):
         length = words.shape[-1]
         x = self._embed(words.reshape(-1, length), 0)
         causal = torch.ones(length, length, dtype=torch.bool, device=words.device).tril()[None]
-        for layer, heard in zip(self._decoder(), memory, strict=True):
+        for layer, heard in zip(self._decoder(), memory.layers, strict=True):
             x, _ = layer.look(x, allowed=causal)
-            x = layer.hear(x, heard)
+            x = layer.hear(x, heard, memory.there)
         return self._logits(x).view(*words.shape, -1)
 
     def begin(self, memory: Memory) -> Writing:
@@ -131,10 +151,10 @@ class Generator(nn.Module):
     def step(self, last: Tensor, state: Writing) -> tuple[Tensor, Writing]:
         """last: [E, W] int64, the newest id of every sentence -> (logits [E, W, V], state)."""
         x = self._embed(last.reshape(-1, 1), state.length)
-        past = []
-        for index, (layer, heard) in enumerate(zip(self._decoder(), state.memory, strict=True)):
+        past, memory = [], state.memory
+        for index, (layer, heard) in enumerate(zip(self._decoder(), memory.layers, strict=True)):
             x, ready = layer.look(x, state.past[index] if state.past else None)
-            x = layer.hear(x, heard)
+            x = layer.hear(x, heard, memory.there)
             past.append(ready)
         return self._logits(x).view(*last.shape, -1), Writing(state.memory, tuple(past))
 
@@ -160,8 +180,7 @@ class Generator(nn.Module):
             rank=rank,
             pad=config.pad,
         )
-        keys = memory[0].keys
-        start = torch.full((len(keys),), config.start, device=keys.device)
+        start = torch.full((len(memory),), config.start, device=memory.layers[0].keys.device)
         return beam_search(self.step, self.begin(memory), start, rules)
 
     def follow(self, found: Found) -> tuple[Tensor, Tensor, Tensor]:

@@ -153,6 +153,10 @@ class Vega(nn.Module):
             limits["selection.max_tokens"] = len(self.select.queries)
         return limits
 
+    def hub_parts(self) -> dict[str, tuple[nn.Module, str]]:
+        """What may start from the hub's weights: kind -> (module, its name in task models)."""
+        return {"vision": (self.encoder.pyramid.swin, "swin."), "text": (self.text.bert, "bert.")}
+
     def encode_image(self, images: Tensor) -> ImageState:
         """images [I, 3, H, W] -> state that `answer` takes for any number of expressions."""
         return self.encoder.encode_image(images)

@@ -47,7 +47,7 @@ def test_one_projection_per_image_is_one_per_object() -> None:
         model(sentences(), memory).square().sum().backward()
         grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         seen.append({**grads, "objects": objects.grad})
-    for ours, theirs in zip(shared, naive, strict=True):
+    for ours, theirs in zip(shared.layers, naive.layers, strict=True):
         torch.testing.assert_close(ours.keys, theirs.keys)
         torch.testing.assert_close(ours.values, theirs.values)
     assert seen[0].keys() == seen[1].keys()
@@ -149,7 +149,7 @@ class Rereading:
     def select(self, items: Tensor, beams: Tensor) -> Rereading:
         assert self.words is not None
         chosen = self.words[items[:, None], beams]
-        return Rereading(tuple(m[items] for m in self.memory), chosen)
+        return Rereading(self.memory[items], chosen)
 
 
 @BOTH
@@ -282,3 +282,47 @@ def test_ids_must_be_words(change: dict[str, Any]) -> None:
     base = {"vocab_size": 11, "start": 2, "end": 3, "never": (0,)}
     with pytest.raises(ValueError, match=r"never|vocabulary"):
         GeneratorConfig(**{**base, **change})
+
+
+THERE = torch.ones(IMAGES, N, dtype=torch.bool)
+THERE[0, 5] = THERE[1, [0, 2]] = THERE[2, [1, 4]] = False  # no target is among them
+
+
+@BOTH
+def test_who_is_not_there_does_not_matter(target_only: bool) -> None:
+    """Junk on padding changes nothing; the others hear as if it were not in the image."""
+    model = generator(target_only=target_only)
+    junk = torch.where(THERE[..., None], proposals(), 99.0)
+    with torch.no_grad():
+        memories = [model.remember(o, IMAGE_OF, TARGET, THERE) for o in (proposals(), junk)]
+        words, found = zip(
+            *((model(sentences(), m), model.write(m, beams=3)) for m in memories), strict=True
+        )
+        torch.testing.assert_close(*words)
+        torch.testing.assert_close(found[0].log_p, found[1].log_p)
+        assert torch.equal(found[0].words, found[1].words)
+        for e in range(E):
+            here = THERE[IMAGE_OF[e]]
+            place = here[: TARGET[e]].sum()[None]
+            image = proposals()[IMAGE_OF[e]][here][None]
+            memory = model.remember(image, torch.tensor([0]), place)
+            torch.testing.assert_close(model(sentences()[e : e + 1], memory)[0], words[0][e])
+            alone = model.write(memory, beams=3)
+            torch.testing.assert_close(found[0].log_p[e], alone.log_p[0])
+        if not target_only:
+            full = model(sentences(), model.remember(proposals(), IMAGE_OF, TARGET))
+            assert ((full - words[0]).abs().amax(dim=(1, 2)) > 1e-4).all()
+
+
+def test_a_memory_can_be_cut_and_counted() -> None:
+    model = generator()
+    memory = model.remember(proposals(), IMAGE_OF, TARGET, THERE)
+    assert len(memory) == E
+    rows = torch.tensor([3, 1])
+    part = memory[rows]
+    assert len(part) == 2
+    assert part.there is not None
+    assert torch.equal(part.there, THERE[IMAGE_OF[rows]])
+    with torch.no_grad():
+        torch.testing.assert_close(model(sentences()[rows], part), model(sentences(), memory)[rows])
+    assert model.remember(proposals(), IMAGE_OF, TARGET)[rows].there is None

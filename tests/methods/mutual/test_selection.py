@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from refseg.methods.mutual.selection import SMALLEST, _alike
 from tests.methods.mutual.toy import IMAGE_OF, TEXT, E, N, no_gradient, proposals, selection
 
 T = 5
@@ -90,3 +91,83 @@ def test_scores_are_float32_under_autocast() -> None:
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         scores = model(proposals().float(), IMAGE_OF, features.float(), mask)
     assert scores.dtype == torch.float32
+
+
+def some(rows: list[list[int]]) -> Tensor:
+    """there [IMAGES, N], True in these columns of each image."""
+    made = torch.zeros(len(rows), N, dtype=torch.bool)
+    for row, columns in enumerate(rows):
+        made[row, columns] = True
+    return made
+
+
+GAPS = some([[0, 1, 2], [0, 3], [4, 1, 0, 2]])  # image 1 has holes in the middle
+
+
+def many(count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """image_of, features, mask of `count` sentences about three images in turn."""
+    generator = torch.Generator().manual_seed(6)
+    mask = torch.arange(T) < torch.randint(1, T + 1, (count, 1), generator=generator)
+    features = torch.randn(count, T, TEXT, generator=generator).double()
+    return torch.arange(count) % 3, features, mask
+
+
+@pytest.mark.parametrize("count", [1, SMALLEST - 1, SMALLEST, 23])
+def test_groups_of_like_images_score_as_one_batch(count: int) -> None:
+    """Values and gradients of the grouped form are those of the plain one."""
+    model, (image_of, features, mask) = selection(), many(count)
+    seen = []
+    for form in (model, model._scores):
+        objects = proposals().requires_grad_()
+        scores = form(objects, image_of, features, mask, GAPS)
+        model.zero_grad()
+        scores.masked_fill(~GAPS[image_of], 0).square().sum().backward()
+        grads = [p.grad.clone() for p in model.parameters()]
+        seen.append([scores.detach(), objects.grad, *grads])
+    for ours, theirs in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_groups_are_the_rows_with_the_columns_they_need() -> None:
+    image_of, _, _ = many(23)
+    groups = _alike(GAPS, image_of)
+    assert len(groups) == 4
+    assert sorted(torch.cat([rows for rows, _ in groups]).tolist()) == list(range(23))
+    last = {0: 3, 1: 4, 2: 5}
+    for rows, most in groups:
+        assert most == max(last[int(i)] for i in image_of[rows])
+    assert min(most for _, most in groups) == 3
+    assert _alike(some([[], [], []]), image_of)[0][1] == 1  # a column at least
+
+
+@pytest.mark.parametrize("count", [5, 23])
+def test_who_is_not_there_does_not_matter(count: int) -> None:
+    model, (image_of, features, mask) = selection(), many(count)
+    junk = torch.where(GAPS[..., None], proposals(), 99.0)
+    with torch.no_grad():
+        scores = model(proposals(), image_of, features, mask, GAPS)
+        torch.testing.assert_close(model(junk, image_of, features, mask, GAPS), scores)
+        assert torch.equal(scores == -torch.inf, ~GAPS[image_of])
+        for e in range(count):  # as if they had never been in the picture
+            objects = proposals()[image_of[e]][GAPS[image_of[e]]]
+            alone = model(objects[None], torch.tensor([0]), features[e : e + 1], mask[e : e + 1])
+            torch.testing.assert_close(scores[e, GAPS[image_of[e]]], alone[0])
+
+
+def test_all_there_is_none_missing() -> None:
+    model, (image_of, features, mask) = selection(), many(20)
+    everyone = torch.ones(3, N, dtype=torch.bool)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(proposals(), image_of, features, mask, everyone),
+            model(proposals(), image_of, features, mask),
+        )
+
+
+def test_an_image_without_proposals_scores_nothing() -> None:
+    model, (image_of, features, mask) = selection(), many(20)
+    with torch.no_grad():
+        scores = model(proposals(), image_of, features, mask, some([[0], [], [1, 2]]))
+    assert (scores[image_of == 1] == -torch.inf).all()
+    assert scores[image_of == 0, 0].isfinite().all()
+    assert not scores.isnan().any()

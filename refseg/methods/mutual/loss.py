@@ -1,0 +1,28 @@
+"""The losses of both heads.
+
+Paper map:
+  Eq. 2   L_gen = -sum_l log p(Y*_l | Y*_<l, O + I(k))    -> `generation_loss`
+  L_sel = -log softmax(S)_k                               -> `selection_loss`
+We differ: L_gen is the mean over the batch's words (the paper sums over one expression), the end
+of the sentence included. Where a sentence weighs less than one, L_sel is sum_e w_e l_e / E: divided
+by the sum of weights, a batch of pseudo-expressions alone would weigh as much as a human one.
+Letters: B expressions, E of them with an object, N proposals, L places, V words.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def selection_loss(scores: Tensor, rows: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """scores S [B, N], rows [E] and their k [E], weights [B] -> a scalar; zero without rows."""
+    if len(rows) == 0:
+        return scores[:, :1].nan_to_num(neginf=0.0).sum() * 0.0
+    each = F.cross_entropy(scores[rows].float(), target, reduction="none")
+    return (weights[rows] * each).sum() / len(scores)
+
+
+def generation_loss(logits: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+    """logits [E, L, V], words [E, L] int64, mask [E, L] bool (real words, the end) -> a scalar."""
+    return F.cross_entropy(logits[mask].float(), words[mask])

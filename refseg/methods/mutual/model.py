@@ -1,0 +1,243 @@
+"""Mutual supervision of RES and REG: one set of proposals, one head that chooses, one that writes.
+
+Paper map:
+  proposal extractor, O and masks        -> mask2former.py (or annotated.py, ours)
+  BERT, F_Y                              -> `Mutual.text`
+  proposal selection head, S             -> selection.py
+  indicator, generation head             -> indicator.py, generator.py
+  bipartite matching, k                  -> matching.py, `Mutual.match`
+  Eq. 2 L_gen, L_sel, L (section joint)  -> loss.py
+  Eq. 4 L_R, reward                      -> policy.py, disambiguation.py
+  M_k, k = argmax S                      -> decode.py
+
+We differ: proposals may be fewer in one image than in another (annotated objects), so both heads
+take a mask of those that are there. The paper's silences are decided in config.py, field by field.
+Letters: B expressions, I images, N proposals, K objects, E (image, object) pairs, T words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from refseg.errors import ConfigError
+from refseg.method import ParameterGroup, check_groups, split_decay
+from refseg.methods.mutual.annotated import AnnotatedObjects
+from refseg.methods.mutual.config import AnnotatedExtractorConfig, MutualConfig
+from refseg.methods.mutual.decode import decode
+from refseg.methods.mutual.generator import Generator, Memory
+from refseg.methods.mutual.loss import generation_loss, selection_loss
+from refseg.methods.mutual.mask2former import Mask2FormerExtractor
+from refseg.methods.mutual.objects import objects_of
+from refseg.methods.mutual.proposals import Extractor, Matching, Proposals
+from refseg.methods.mutual.selection import ProposalSelection
+from refseg.nn.beam import Found
+from refseg.nn.text import BertWords
+from refseg.nn.vision import SwinVisionConfig
+from refseg.types import Batch, Labels, Prediction
+
+
+@dataclass(frozen=True)
+class MutualOutputs:
+    """proposals: of the I images. scores S: [B, N], -inf where an image has fewer proposals;
+    None for a model that only writes.
+    """
+
+    proposals: Proposals
+    scores: Tensor | None
+
+
+class Mutual(nn.Module):
+    """The method (see `refseg.method.Method`)."""
+
+    extractor: Extractor
+
+    def __init__(self, config: MutualConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.extractor = (
+            AnnotatedObjects(config.extractor)
+            if isinstance(config.extractor, AnnotatedExtractorConfig)
+            else Mask2FormerExtractor(config.extractor)
+        )
+        channels = self.extractor.width
+        if config.select:
+            self.text = BertWords(config.text)
+            self.selection = ProposalSelection(config.selection, channels, config.text.width)
+        if config.generate:
+            self.generator = Generator(config.generator, channels)
+
+    @property
+    def needs(self) -> Labels:
+        """What the losses read."""
+        return self.extractor.needs
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether images are looked at; if not, data are best opened with pixels=False."""
+        return self.extractor.reads_pixels
+
+    @property
+    def reads_objects(self) -> bool:
+        """Whether the annotated objects are what is chosen from, in answers too."""
+        return self.extractor.reads_objects
+
+    @property
+    def word_limits(self) -> dict[str, int]:
+        """The longest expression, in tokens, that each part has places for: key -> tokens."""
+        limits = {"text.max_positions": self.config.text.max_positions}
+        if self.config.generate:
+            limits["generator.max_words"] = self.config.generator.max_words
+        return limits if self.config.select else {"generator.max_words": limits.popitem()[1]}
+
+    @property
+    def word_ids(self) -> dict[str, int]:
+        """The ids that the generator takes for special tokens; empty if it only reads."""
+        config = self.config.generator
+        ids = {"[CLS]": config.start, "[SEP]": config.end, "[PAD]": config.pad}
+        return ids if self.config.generate else {}
+
+    def hub_parts(self) -> dict[str, tuple[nn.Module, str]]:
+        """What may start from the hub's weights: kind -> (module, its name in task models)."""
+        parts: dict[str, tuple[nn.Module, str]] = {}
+        if isinstance(self.extractor, Mask2FormerExtractor):
+            backbone = self.extractor.config.backbone
+            name = "swin." if isinstance(backbone, SwinVisionConfig) else "resnet."
+            parts["vision"] = (self.extractor.vision, name)
+            parts["proposals"] = (self.extractor.whole, "")
+        if self.config.select:
+            parts["text"] = (self.text.bert, "bert.")
+        return parts
+
+    # -- the four verbs ------------------------------------------------------------------------
+
+    def propose(self, batch: Batch) -> Proposals:
+        """The proposals of the batch's I images; no expression is read."""
+        return self.extractor(batch)
+
+    def forward(self, batch: Batch) -> MutualOutputs:
+        """B expressions about I images -> proposals and scores; labels are not read, unless the
+        annotated objects are the proposals.
+        """
+        return self.answer(self.propose(batch), batch)
+
+    def answer(self, state: Proposals, batch: Batch) -> MutualOutputs:
+        """The same as `forward(batch)`, the image part not repeated."""
+        if not self.config.select:
+            return MutualOutputs(state, None)
+        seen = state if self.config.end_to_end else state.detach()
+        return MutualOutputs(state, self.score(seen, batch.image_of, batch.words, batch.word_mask))
+
+    def loss(self, outputs: MutualOutputs, batch: Batch) -> dict[str, Tensor]:
+        """L = L_m2f + a L_gen + b L_sel, its parts by name; "total"."""
+        config, proposals, objects = self.config, outputs.proposals, objects_of(batch)
+        matching = self.match(proposals, batch)
+        terms = self.extractor.loss(proposals, objects, matching)
+        rows, target = chosen_objects(matching, batch)
+        if outputs.scores is not None:
+            loss = selection_loss(outputs.scores, rows, target, batch.weights)
+            terms["selection"] = config.selection_weight * loss
+        if config.generate:
+            terms["generation"] = config.generation_weight * self._generation(
+                proposals if config.end_to_end else proposals.detach(), rows, target, batch
+            )
+        return {**terms, "total": torch.stack(list(terms.values())).sum()}
+
+    def decode(self, outputs: MutualOutputs, batch: Batch) -> list[Prediction]:
+        """The mask of the best proposal of each expression, px. Raises ConfigError if the model
+        only writes.
+        """
+        if outputs.scores is None:
+            raise ConfigError(
+                "this model writes expressions and was not taught to read them",
+                remedy="use a model with method.select=true",
+            )
+        return decode(outputs.proposals, outputs.scores, batch)
+
+    def loss_weight(self, batch: Batch) -> float:
+        """Rows of a slice among the global batch's: its L_sel is a mean over expressions. (L_m2f
+        is one over objects and L_gen one over words, so there slices agree on average.)
+        """
+        return float(len(batch))
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Extractor (`extractor_lr_scale`), BERT (`text_lr_scale`), heads: each parameter once."""
+        scale = self.config.extractor_lr_scale
+        own = self.extractor.parameter_groups()
+        groups = [replace(group, lr_scale=scale * group.lr_scale) for group in own]
+        heads = nn.ModuleDict()
+        if self.config.select:
+            groups += split_decay("text", self.text, lr_scale=self.config.text_lr_scale)
+            heads["selection"] = self.selection
+        if self.config.generate:
+            heads["generator"] = self.generator
+        groups += split_decay("heads", heads)
+        check_groups(self, groups)
+        return groups
+
+    # -- abilities -----------------------------------------------------------------------------
+
+    def encode_image(self, images: Tensor) -> Proposals:
+        """images [I, 3, H, W] -> state that `answer` takes for any number of expressions.
+
+        Raises ConfigError for a model whose proposals are annotated objects.
+        """
+        if not isinstance(self.extractor, Mask2FormerExtractor):
+            raise ConfigError(
+                "this model chooses among annotated objects and sees no pixels",
+                remedy="evaluate it on a data set with boxes, or use a model that sees, such as "
+                "mutual-scenes",
+            )
+        return self.extractor.extract(images)
+
+    def match(self, proposals: Proposals, batch: Batch) -> Matching:
+        """Which proposal stands for each annotated object of the batch's images."""
+        return self.extractor.match(proposals, objects_of(batch))
+
+    def score(
+        self, proposals: Proposals, image_of: Tensor, words: Tensor, word_mask: Tensor
+    ) -> Tensor:
+        """S [B, N] of B expressions, words [B, T] about images image_of [B]."""
+        features = self.text(words, word_mask)
+        scores: Tensor = self.selection(
+            proposals.features, image_of, features, word_mask, proposals.there
+        )
+        return scores
+
+    def remember(self, proposals: Proposals, image_of: Tensor, target: Tensor) -> Memory:
+        """What the generator knows of E objects: images image_of [E], proposals target [E]."""
+        return self.generator.remember(proposals.features, image_of, target, proposals.there)
+
+    def write(
+        self, proposals: Proposals, image_of: Tensor, target: Tensor, *, beams: int, keep: int
+    ) -> Found:
+        """Sentences about E proposals, best first; see `refseg.nn.beam.Found`."""
+        return self.generator.write(
+            self.remember(proposals, image_of, target), beams=beams, keep=keep
+        )
+
+    def _generation(
+        self, proposals: Proposals, rows: Tensor, target: Tensor, batch: Batch
+    ) -> Tensor:
+        """L_gen of the expressions `rows`, those that a model wrote left out."""
+        if batch.pseudo is not None and not self.config.pseudo_generates:
+            human = ~batch.pseudo[rows]
+            rows, target = rows[human], target[human]
+        if len(rows) == 0:  # a batch of pseudo-expressions alone teaches the generator nothing
+            return 0.0 * sum(p.sum() for p in self.generator.parameters())  # type: ignore[return-value]
+        memory = self.remember(proposals, batch.image_of[rows], target)
+        words, mask = batch.words[rows], batch.word_mask[rows]
+        return generation_loss(self.generator(words[:, :-1], memory), words[:, 1:], mask[:, 1:])
+
+
+def chosen_objects(matching: Matching, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(rows, k): the expressions that mean one object which some proposal stands for, and which.
+
+    The others (no target, several, more objects than proposals) have nothing to say to the heads.
+    """
+    assert batch.targets is not None
+    found = matching.proposal[batch.image_of, batch.targets.clamp(min=0)]
+    rows = torch.nonzero((batch.targets >= 0) & (found >= 0))[:, 0]
+    return rows, found[rows]

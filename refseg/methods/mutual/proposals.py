@@ -1,0 +1,84 @@
+"""What both heads choose from: the proposals of an image, wherever they come from.
+
+Paper map (section "proposal extractor"): O in R^{N x C} and the masks are an extractor's output.
+`Mask2FormerExtractor` is the paper's; `AnnotatedObjects` embeds what people annotated, so that
+both heads can be trained and judged on data with boxes but no pixels.
+Letters: I images, N proposals (padded where images differ), C width, h x w mask grid, Q classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from torch import Tensor
+
+from refseg.method import ParameterGroup
+from refseg.types import Batch, Labels, NetObjects
+
+
+@dataclass(frozen=True)
+class Level:
+    """One layer's masks [I, N, h, w] and classes [I, N, Q + 1] (last: no object), logits."""
+
+    masks: Tensor
+    classes: Tensor
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """features O: [I, N, C]. there: [I, N] bool, False on padding, None if there is none.
+
+    levels: what each decoder layer predicts, the last one last; empty for proposals that are
+    annotated objects, which stand in the order of `Batch.objects`.
+    """
+
+    features: Tensor
+    there: Tensor | None = None
+    levels: tuple[Level, ...] = ()
+
+    @property
+    def masks(self) -> Tensor | None:
+        """The last layer's mask logits [I, N, h, w], or None."""
+        return self.levels[-1].masks if self.levels else None
+
+    def detach(self) -> Proposals:
+        """The same features without their history: the heads then teach the extractor nothing."""
+        return replace(self, features=self.features.detach())
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Which proposal stands for which annotated object.
+
+    proposal: [I, K] int64, -1 for objects that none stands for. iou: [I, K] float32, IoU of the
+    two masks on the mask grid, NaN where there is nothing to compare.
+    """
+
+    proposal: Tensor
+    iou: Tensor
+
+
+class Extractor(Protocol):
+    """A source of proposals; a `torch.nn.Module`.
+
+    needs: labels its loss reads. width: C. reads_pixels, reads_objects: what `__call__` looks at.
+    """
+
+    needs: Labels
+    width: int
+    reads_pixels: bool
+    reads_objects: bool
+
+    def __call__(self, batch: Batch) -> Proposals: ...
+
+    def match(self, proposals: Proposals, objects: NetObjects) -> Matching:
+        """The proposal of each object, the same whenever it is asked."""
+
+    def loss(
+        self, proposals: Proposals, objects: NetObjects, matching: Matching
+    ) -> dict[str, Tensor]:
+        """Named terms, already weighted; empty for an extractor that has nothing to learn."""
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Every parameter that requires a gradient, each exactly once."""
