@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
@@ -68,6 +70,28 @@ class Model:
     def batch(self, samples: Sequence[Sample], *, share_images: bool = False) -> Batch:
         """Samples (px) to a batch (net) on the CPU; see `refseg.data.collate.collate`."""
         return collate(samples, self.tokenizer, self.preprocess, share_images=share_images)
+
+    @torch.inference_mode()
+    def scores(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
+        """The score S of every proposal for each sample, [N_i] float32; their differences count.
+
+        With annotated objects N_i is K and row i the image's object i; one without a box scores
+        -inf. Raises ConfigError when the method scores no proposals.
+        """
+        self.method.eval()
+        batch = self.batch(samples, share_images=True).to(self.device)
+        found = getattr(self.method(batch), "scores", None)
+        if found is None:
+            raise ConfigError(
+                f"{self.name}: method {self.method_name} scores no proposals",
+                remedy="use a model of the method mutual",
+            )
+        rows = found.float().cpu().numpy()
+        if batch.objects is None:
+            return list(rows)
+        counts = batch.objects.known.sum(dim=1)[batch.image_of].tolist()
+        whole = self.method.reads_objects
+        return [row[:k] if whole else row for row, k in zip(rows, counts, strict=True)]
 
     @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
@@ -133,8 +157,20 @@ def build(recipe: Recipe, texts: Iterable[str]) -> Model:
                 f"method.{key} only {limit}",
                 remedy=f"set tokens.max_words={limit} or method.{key}={tokenizer.max_words}",
             )
+    _check_ids(recipe.name, method, tokenizer)
     _start(method, recipe.weights)
     return Model(recipe.name, recipe.method_name, method, tokenizer, recipe.preprocess)
+
+
+def _check_ids(name: str, method: Any, tokenizer: WordTokenizer) -> None:
+    """Refuse a method that writes with other ids for [CLS], [SEP] and [PAD] than are read."""
+    for token, stated in getattr(method, "word_ids", {}).items():
+        own = tokenizer.tokenizer.token_to_id(token)
+        if own != stated:
+            raise ConfigError(
+                f"{name}: the generator takes {stated} for {token}, whose id is {own}",
+                remedy="set method.generator.start, end, pad and never to the tokenizer's ids",
+            )
 
 
 def _start(method: Any, weights: WeightsConfig) -> None:
@@ -143,11 +179,19 @@ def _start(method: Any, weights: WeightsConfig) -> None:
         folder = find_model(weights.model)
         load_state(method, read_state(folder / "model.safetensors"), source=str(folder))
         return
-    if weights.vision is not None:
-        vision = str(find_encoder(weights.vision))
-        load_hub_part(method.encoder.pyramid.swin, vision, prefix="swin.")
-    if weights.text is not None:
-        load_hub_part(method.text.bert, str(find_encoder(weights.text)), prefix="bert.")
+    parts: dict[str, tuple[nn.Module, str]] = getattr(method, "hub_parts", dict)()
+    for kind in ("vision", "text", "proposals"):
+        name = getattr(weights, kind)
+        if name is None:
+            continue
+        if kind not in parts:
+            raise ConfigError(
+                f"weights.{kind} is {name}, but this method has no such part "
+                f"(it has {', '.join(parts) or 'none'})",
+                remedy=f"set weights.{kind}=null",
+            )
+        module, prefix = parts[kind]
+        load_hub_part(module, str(find_encoder(name)), prefix=prefix)
 
 
 def list_bundled() -> list[str]:

@@ -15,6 +15,7 @@ from refseg.data.transforms import AugmentConfig, PreprocessConfig
 from refseg.errors import ConfigError, LabelsError
 from refseg.method import MethodConfig
 from refseg.methods import method_types
+from refseg.methods.mutual.config import PolicyConfig
 from refseg.train.config import TrainConfig
 from refseg.types import Labels
 
@@ -40,6 +41,8 @@ class DataConfig(Part):
     item: the network's image part is shared, and words are learnt from what they tell apart. With
     more than 1 `train.batch_size` counts such items, so that a batch holds up to batch_size x
     per_image expressions. An epoch still deals out each expression once.
+    objects: samples bring all annotated objects of their image. pixels: False opens the data
+    without images, for methods that look at annotated objects alone.
     """
 
     name: str = "scenes"
@@ -55,6 +58,8 @@ class DataConfig(Part):
     evaluate_limit: int | None = Field(default=None, ge=1)
     exclude_images: tuple[int, ...] = ()
     per_image: int = Field(default=1, ge=1)
+    objects: bool = False
+    pixels: bool = True
     augment: AugmentConfig = AugmentConfig()
 
 
@@ -72,20 +77,58 @@ class TokenConfig(Part):
 class WeightsConfig(Part):
     """Where training starts from: a bundled name, a folder or a hub id; None is random weights.
 
-    model: a whole refseg model; vision and text are then not read. vision, text: parts in the
-    hub's format (bundled: "swin-scenes", "bert-scenes").
+    model: a whole refseg model; the others are then not read. vision, text, proposals: parts in
+    the hub's format (bundled: "swin-scenes", "bert-scenes", "proposals-scenes"); proposals is a
+    whole Mask2Former, its backbone included.
     """
 
     model: str | None = None
     vision: str | None = None
     text: str | None = None
+    proposals: str | None = None
+
+
+class DisambiguationConfig(Part):
+    """The stage "disambiguate" (mutual, step 2): what is written is rewarded for being understood.
+
+    start: the model whose generator learns; None is that of the stage before. cached: the frozen
+    extractor looks at each image once and its proposals are kept; without it, in every step.
+    merge: data sets whose expressions of the same objects join the references of the reward's
+    CIDEr, as where the evaluation merges them.
+    """
+
+    policy: PolicyConfig = PolicyConfig()
+    train: TrainConfig
+    start: str | None = None
+    cached: bool = True
+    merge: tuple[str, ...] = ()
+
+
+class PseudoConfig(Part):
+    """The stages "label" and "retrain" (mutual, step 3): expressions for what nobody described.
+
+    split: whose objects; "pool": of pictures without expressions; "train+pool": both. beams: q2.
+    min_area: smaller objects (px) are left out by the filter "area"; "random:N" keeps N drawn
+    ones, "none" all. weight: of a written expression in L_sel. data: a data set that was written
+    before, by `refseg label` or another run; with it there is no stage "label". steps: of the
+    retraining; None is as many as the recipe trains.
+    """
+
+    split: str = "train+pool"
+    beams: int = Field(default=3, ge=1)
+    filter: str = "area"
+    min_area: int = Field(default=1024, ge=0)
+    weight: float = Field(default=0.1, ge=0, allow_inf_nan=False)
+    data: str | None = None
+    steps: int | None = Field(default=None, ge=1)
 
 
 class Recipe(Part):
     """One row to reproduce. method: the configuration of the method `method_name`.
 
     select: the metric on `data.evaluate` that picks the exported weights; None exports the last.
-    stages: run in this order; each leaves a folder in the run.
+    stages: run in this order; each leaves a folder in the run. disambiguation, pseudo: of the
+    stages that need them.
     """
 
     name: str
@@ -99,6 +142,8 @@ class Recipe(Part):
     train: TrainConfig
     select: Literal["mIoU", "oIoU", "Pr@0.5"] | None = "oIoU"
     stages: tuple[str, ...] = ("train",)
+    disambiguation: DisambiguationConfig | None = None
+    pseudo: PseudoConfig | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refseg.data.collate import collate
-from refseg.data.dataset import ReferDataset
+from refseg.data.joined import Items
 from refseg.data.tokens import WordTokenizer
 from refseg.data.transforms import AugmentConfig, PreprocessConfig
 from refseg.types import Batch, Sample
@@ -27,7 +27,7 @@ class RecipeBatches:
     epoch so that each row is in one chunk. `len(batches)`: the number of indices, in any epoch.
     """
 
-    dataset: ReferDataset
+    dataset: Items
     tokenizer: WordTokenizer
     preprocess: PreprocessConfig
     augment: AugmentConfig
@@ -53,18 +53,22 @@ class RecipeBatches:
         self.dataset.set_epoch(epoch)
         asked = [(index, row) for index in indices for row in self._rows_of(index, epoch)]
         samples = self.dataset.samples([row for _, row in asked])
+        return collate(
+            samples if self.augment.idle else self._augmented(samples, asked, epoch),
+            self.tokenizer,
+            self.preprocess,
+            share_images=self.per_image > 1,
+        )
+
+    def _augmented(
+        self, samples: list[Sample], asked: list[tuple[int, int]], epoch: int
+    ) -> list[Sample]:
         # The rows of a chunk draw alike, each from the start: their pictures stay one picture.
         drawn = [
             self.augment.apply(sample, np.random.default_rng([self.seed, epoch, index]))
             for sample, (index, _) in zip(samples, asked, strict=True)
         ]
-        kept: list[Sample] = [sample for sample in drawn if sample is not None]
-        return collate(
-            kept or samples[:1],
-            self.tokenizer,
-            self.preprocess,
-            share_images=self.per_image > 1,
-        )
+        return [sample for sample in drawn if sample is not None] or samples[:1]
 
     def _rows_of(self, index: int, epoch: int) -> list[int]:
         """The row of an index, or the rows of its chunk in this epoch."""
@@ -76,7 +80,7 @@ class RecipeBatches:
         return [rows[place] for place in order[start : start + self.per_image]]
 
 
-def _within(dataset: ReferDataset, rows: list[int]) -> list[list[int]]:
+def _within(dataset: Items, rows: list[int]) -> list[list[int]]:
     """`dataset.groups_by_image()` of these rows alone; images without any are left out."""
     wanted = set(rows)
     groups = ([row for row in group if row in wanted] for group in dataset.groups_by_image())

@@ -11,6 +11,12 @@ from refseg.recipes.encoders import EncoderRecipe
 
 # name -> module:function
 RECIPES = {
+    "mutual_refcoco": "refseg.recipes.mutual:mutual_refcoco",
+    "mutual_refcoco_swin": "refseg.recipes.mutual:mutual_refcoco_swin",
+    "mutual_refcoco_plus": "refseg.recipes.mutual:mutual_refcoco_plus",
+    "mutual_refcocog": "refseg.recipes.mutual:mutual_refcocog",
+    "mutual_refcoco_boxes": "refseg.recipes.mutual:mutual_refcoco_boxes",
+    "mutual_scenes": "refseg.recipes.mutual:mutual_scenes",
     "vega_refcoco": "refseg.recipes.vega:vega_refcoco",
     "vega_refcoco_plus": "refseg.recipes.vega:vega_refcoco_plus",
     "vega_refcocog": "refseg.recipes.vega:vega_refcocog",
@@ -21,6 +27,8 @@ RECIPES = {
 ENCODERS = {
     "swin_scenes": "refseg.recipes.encoders:swin_scenes",
     "bert_scenes": "refseg.recipes.encoders:bert_scenes",
+    "proposals_coco": "refseg.recipes.encoders:proposals_coco",
+    "proposals_scenes": "refseg.recipes.encoders:proposals_scenes",
 }
 
 

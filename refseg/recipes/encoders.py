@@ -10,8 +10,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from refseg.data.scenes.model import KINDS
 from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ConfigError
+from refseg.methods.mutual.coco import COCO_CLASSES
+from refseg.methods.mutual.config import Mask2FormerExtractorConfig, PointConfig
 from refseg.nn.sizes import check_bert, check_swin
 from refseg.nn.text import BertTextConfig
 from refseg.nn.vision import SwinVisionConfig
@@ -40,40 +43,68 @@ BERT_SMALL = BertTextConfig(
     drop=0.0,
     frozen="none",
 )
+#: A Mask2Former that fits a laptop; the pictures have seven objects at most.
+PROPOSALS_SMALL = Mask2FormerExtractorConfig(
+    backbone=SWIN_SMALL,
+    classes=KINDS,
+    queries=12,
+    width=64,
+    heads=4,
+    mlp_width=256,
+    layers=3,
+    pixel_layers=2,
+    pixel_mlp_width=256,
+    points=PointConfig(points=400),
+    backbone_lr_scale=1.0,
+)
 
 
 class EncoderData(Part):
-    """name: a rendered world. evaluate: the split that the progress is measured on."""
+    """name: a rendered world; for "proposals" any data with masks: a data set, or a COCO file or
+    its folder. images: where the pictures are, if not in a usual place. evaluate: the split that
+    the progress is measured on, None for none; of a data set without expressions every picture is
+    in the split "pool". exclude_images: image ids never trained on.
+    """
 
     name: str = WORLD
+    images: str | None = None
     train: str = "train"
-    evaluate: str = "val"
+    evaluate: str | None = "val"
     evaluate_limit: int | None = Field(default=200, ge=1)
+    exclude_images: tuple[int, ...] = ()
 
 
 class EncoderRecipe(Part):
-    """An encoder learned before the methods. kind: "objects" (vision) or "words" (text).
+    """An encoder learned before the methods. kind: "objects" (vision), "words" (text) or
+    "proposals" (a Mask2Former: objects' masks and categories).
 
     zoom: chance that a picture is enlarged up to `most` times around one of its objects, and
     mirrored ("objects"). hide: share of words hidden, at least one an expression ("words").
+    mirror: chance that a picture is mirrored ("proposals"). start: where the backbone's weights
+    come from ("proposals"); None is random weights.
     """
 
     name: str
     promise: str = ""
-    kind: Literal["objects", "words"]
+    kind: Literal["objects", "words", "proposals"]
     vision: SwinVisionConfig = SWIN_SMALL
     text: BertTextConfig = BERT_SMALL
+    proposals: Mask2FormerExtractorConfig = PROPOSALS_SMALL
+    start: str | None = None
     data: EncoderData = EncoderData()
     preprocess: PreprocessConfig = PreprocessConfig(size=128)
     tokens: TokenConfig = TokenConfig(vocabulary=600, max_words=24)
     zoom: float = Field(default=0.4, ge=0, le=1)
     most: float = Field(default=2.2, gt=1)
     hide: float = Field(default=0.25, gt=0, lt=1)
+    mirror: float = Field(default=0.5, ge=0, le=1)
     train: TrainConfig
 
     @property
     def labels(self) -> str:
         """What is looked at. Attributes are none of the contract's labels: see pictures.py."""
+        if self.kind == "proposals":
+            return "box+category" if self.proposals.region == "box" else "mask+category"
         return {"objects": "box+attributes", "words": "text"}[self.kind]
 
     @model_validator(mode="after")
@@ -138,5 +169,68 @@ def bert_scenes() -> EncoderRecipe:
             precision="bf16",
             evaluate_every=None,
             save_every=200,
+        ),
+    )
+
+
+def proposals_scenes() -> EncoderRecipe:
+    """A small Mask2Former that finds the objects of 8,400 rendered pictures, by masks and kinds.
+
+    Command: refseg train proposals_scenes --out runs/proposals_scenes
+    Hardware: one CPU core, about 55 minutes. Labels used: masks and categories of all objects, no
+    expression. Score: the card in the run's model folder; docs/results.md has the methods' scores.
+
+    It stands for Mask2Former's COCO weights, whose place in the paper's recipes it takes.
+    """
+    return EncoderRecipe(
+        name="proposals_scenes",
+        kind="proposals",
+        start="swin-scenes",
+        train=TrainConfig(
+            steps=12_000,
+            batch_size=8,
+            optimiser="muon",
+            lr=3e-3,
+            weight_decay=0.05,
+            schedule="cosine",
+            warmup=100,
+            clip_norm=5.0,
+            ema=0.998,
+            precision="bf16",
+            evaluate_every=1000,
+            save_every=250,
+        ),
+    )
+
+
+def proposals_coco() -> EncoderRecipe:
+    """The paper's extractor before step 1: Mask2Former with ResNet-101 on COCO's instances.
+
+    Command: torchrun --nproc-per-node 8 -m refseg train proposals_coco --out runs/proposals_coco
+    --set data.name=annotations/instances_train2017.json --set data.images=train2017
+    --set "data.exclude_images=[...]" (every image of a RefCOCO, RefCOCO+ or RefCOCOg val or test)
+    Hardware: Mask2Former states 8 GPUs for 50 epochs. Not reproduced here. Labels used: masks and
+    categories. Sizes and rates are Mask2Former's, but for its crops (which cut objects that
+    expressions will be about) and its many matchings.
+    """
+    return EncoderRecipe(
+        name="proposals_coco",
+        kind="proposals",
+        proposals=Mask2FormerExtractorConfig(classes=COCO_CLASSES),
+        start="microsoft/resnet-101",
+        data=EncoderData(name="instances_train2017.json", train="pool", evaluate=None),
+        preprocess=PreprocessConfig(size=1024, fit="letterbox"),
+        train=TrainConfig(
+            epochs=50,
+            batch_size=16,
+            lr=1e-4,
+            weight_decay=0.05,
+            schedule="step",
+            step_at=(0.9, 0.95),
+            warmup=10,
+            clip_norm=0.01,
+            precision="bf16",
+            evaluate_every=None,
+            workers=4,
         ),
     )

@@ -20,13 +20,18 @@ from torch import nn
 
 import refseg
 from refseg.data.catalog import open_data
+from refseg.data.pictures import PictureSource, open_source
 from refseg.data.tokens import WordTokenizer, train_wordpiece
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, DataError
 from refseg.methods.encoders.objects import ObjectNamer, ObjectNamerConfig
 from refseg.methods.encoders.words import WordBatch, WordGuesser, WordGuesserConfig
-from refseg.nn.weights import load_state, read_state
+from refseg.methods.mutual.pretraining import ProposalLearner
+from refseg.models import find_encoder
+from refseg.nn.vision import SwinVisionConfig
+from refseg.nn.weights import load_hub_part, load_state, read_state, weight_file
 from refseg.ops.files import atomic_path, sha256_file
 from refseg.recipes.encoders import EncoderRecipe
+from refseg.recipes.masks import Coverage, PictureBatches
 from refseg.recipes.pictures import (
     ATTRIBUTES,
     Accuracy,
@@ -36,7 +41,7 @@ from refseg.recipes.pictures import (
 )
 from refseg.recipes.provenance import claim, digest, identity, settle
 from refseg.recipes.stages import Stage, publish, run_stage
-from refseg.recipes.starts import ENCODER_ENTRY
+from refseg.recipes.starts import ENCODER_ENTRY, NOT_STATED, encoder_labels
 from refseg.train.loader import TrainData
 from refseg.train.loop import fit
 from refseg.train.parallel import make_accelerator
@@ -108,8 +113,14 @@ def _stage(
     inputs = {"recipe": digest(identity(recipe))}
     if recipe.kind == "objects":  # before other data is converted for nothing
         inputs["objects"] = sha256_file(world_record(recipe.data.name))
-    data = open_data(recipe.data.name, recipe.data.train, Labels())
-    inputs |= {"data": data.store.name, "items": str(len(data))}
+    if recipe.start is not None:
+        inputs["start"] = sha256_file(weight_file(str(find_encoder(recipe.start))))
+    if recipe.kind == "proposals":
+        source, rows = _pictures(recipe, recipe.data.train)
+        inputs |= {"data": source.store.name, "items": str(len(rows))}
+    else:
+        data = open_data(recipe.data.name, recipe.data.train, Labels())
+        inputs |= {"data": data.store.name, "items": str(len(data))}
     return Stage("train", inputs, recipe.labels, run, prepare)
 
 
@@ -127,7 +138,7 @@ class _Job:
 def _ready(recipe: EncoderRecipe, place: tuple[int, int]) -> _Job:
     """All that training needs, checked: nothing is written before this succeeds."""
     set_seed(recipe.train.seed)  # initial weights
-    job = _objects(recipe) if recipe.kind == "objects" else _words(recipe)
+    job = {"objects": _objects, "words": _words, "proposals": _proposals}[recipe.kind](recipe)
     Plan.make(recipe.train, job.data.size, *place)
     return job
 
@@ -143,7 +154,7 @@ def _export(folder: Path, recipe: EncoderRecipe, job: _Job, card: dict[str, Any]
         temporary.mkdir()
         save_file(state, temporary / "model.safetensors")
         (temporary / "model.safetensors").chmod(0o644)
-        about = {"labels": recipe.labels, "recipe": recipe.name, "data": recipe.data.name}
+        about = {"labels": _labels(recipe), "recipe": recipe.name, "data": recipe.data.name}
         config = {**job.encoder.config.to_dict(), ENCODER_ENTRY: about}
         (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         lines = [f"# {card['recipe']}", "", *(f"- **{k}**: {v}" for k, v in card.items())]
@@ -152,15 +163,26 @@ def _export(folder: Path, recipe: EncoderRecipe, job: _Job, card: dict[str, Any]
             job.tokenizer.save(temporary / "tokenizer.json")
 
 
+def _labels(recipe: EncoderRecipe) -> str:
+    """All that went in: its own labels, and those of the weights it started from."""
+    if recipe.start is None:
+        return recipe.labels
+    before = encoder_labels(find_encoder(recipe.start))
+    if before == NOT_STATED:
+        return f"{recipe.labels}; started from {recipe.start} ({before})"
+    return "+".join(dict.fromkeys([*recipe.labels.split("+"), *before.split("+")]))
+
+
 def _card(
     recipe: EncoderRecipe, job: _Job, result: FitResult, command: str | None
 ) -> dict[str, Any]:
-    scores = {f"{k} named rightly": f"{v:.1%}" for k, v in result.metrics.items()}
+    told = "{} named rightly" if recipe.kind == "objects" else "{}"
+    scores = {told.format(k): f"{v:.1%}" for k, v in result.metrics.items()}
     return {
         "recipe": recipe.name,
         **({"command": command} if command else {}),
         "data": f"{recipe.data.name}, split {recipe.data.train}, {job.data.size} items",
-        "labels used": recipe.labels,
+        "labels used": _labels(recipe),
         "steps": result.steps,
         "batch size": recipe.train.batch_size,
         "seed": recipe.train.seed,
@@ -179,6 +201,8 @@ def _objects(recipe: EncoderRecipe) -> _Job:
     batches = ObjectBatches(pictures, recipe.preprocess, recipe.zoom, recipe.most, seed)
     classes = tuple(len(values) for values in ATTRIBUTES.values())
     learner = ObjectNamer(ObjectNamerConfig(vision=recipe.vision, classes=classes))
+    if data.evaluate is None:
+        return _Job(learner, learner.pyramid.swin, TrainData(len(pictures.images), batches))
     held_out = read_pictures(data.name, data.evaluate, recipe.preprocess, data.evaluate_limit)
     judge = ObjectBatches(held_out, recipe.preprocess, 0.0, recipe.most, seed)
     return _Job(
@@ -187,6 +211,40 @@ def _objects(recipe: EncoderRecipe) -> _Job:
         TrainData(len(pictures.images), batches),
         Evaluation(Accuracy(judge), None, recipe.labels),
     )
+
+
+# -- proposals ---------------------------------------------------------------------------------
+
+
+def _pictures(recipe: EncoderRecipe, split: str) -> tuple[PictureSource, list[int]]:
+    """Where the pictures of a split are, and their rows. Raises DataError if there is none."""
+    data = recipe.data
+    source = open_source(data.name, images=Path(data.images) if data.images else None)
+    keep = source.in_split(split)
+    keep &= ~np.isin(source.records.column("images", "image_id"), list(data.exclude_images))
+    rows = np.flatnonzero(keep).tolist()
+    if not rows:
+        raise DataError(f"no pictures in split {split} of {data.name}", remedy="name another split")
+    return source, rows
+
+
+def _proposals(recipe: EncoderRecipe) -> _Job:
+    labels, data, prepare = Labels.parse(recipe.labels), recipe.data, recipe.preprocess
+    source, rows = _pictures(recipe, data.train)
+    batches = PictureBatches(source, rows, prepare, labels, recipe.mirror, recipe.train.seed)
+    learner = ProposalLearner(recipe.proposals)
+    if recipe.start is not None:
+        swin = isinstance(recipe.proposals.backbone, SwinVisionConfig)
+        where = str(find_encoder(recipe.start))
+        prefix = "swin." if swin else "resnet."
+        load_hub_part(learner.extractor.vision, where, prefix=prefix)
+    evaluation = None
+    if data.evaluate is not None:
+        source, rows = _pictures(recipe, data.evaluate)
+        judge = PictureBatches(source, rows[: data.evaluate_limit], prepare, labels)
+        evaluation = Evaluation(Coverage(judge), None, recipe.labels)
+    job = TrainData(len(batches), batches)
+    return _Job(learner, learner.extractor.whole, job, evaluation)
 
 
 # -- words -------------------------------------------------------------------------------------

@@ -23,7 +23,9 @@ from refseg.ops.files import atomic_path, atomic_write_json, sha256_file
 #: Inputs that manifests of 0.1.0 lack, and that are unknown where the weights have since gone:
 #: compared where both sides name them. Which weights are meant is part of the recipe, always
 #: compared.
-ADDED = frozenset({"weights.model", "weights.vision", "weights.text", "tokens.source"})
+ADDED = frozenset(
+    {"weights.model", "weights.vision", "weights.text", "weights.proposals", "tokens.source"}
+)
 
 
 @dataclass(frozen=True)

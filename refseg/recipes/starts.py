@@ -72,7 +72,7 @@ def find_starts(weights: WeightsConfig) -> Starts:
         parts = {weights.model: own, **card.get(CARD_ENTRY, {})}
         return Starts(model=Start(weights.model, labels, parts))
     encoders = []
-    for name in (weights.vision, weights.text):
+    for name in (weights.vision, weights.text, weights.proposals):
         if name is not None:
             labels = encoder_labels(models.find_encoder(name))
             encoders.append(Start(name, labels, {name: labels}))
@@ -131,6 +131,8 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "weights.vision", weights.vision
     if weights.text is not None:
         yield "weights.text", weights.text
+    if weights.proposals is not None:
+        yield "weights.proposals", weights.proposals
     if recipe.tokens.source != "data":
         yield "tokens.source", recipe.tokens.source
 

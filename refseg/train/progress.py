@@ -35,6 +35,29 @@ def make_progress(
     return _Lines(total, start, stream) if mode == "lines" else _Silence()
 
 
+class Counting:
+    """A display that is told (done, of how many) and finds the rate itself; made on first use."""
+
+    def __init__(self, mode: ProgressMode, about: str) -> None:
+        self.mode, self.about = mode, about
+        self.display: Progress | None = None
+        self.first, self.began = 0, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total` are behind."""
+        if self.display is None:
+            self.display = make_progress(self.mode, total, done)
+            self.display.note(self.about)
+            self.first, self.began = done, time.monotonic()
+        spent = time.monotonic() - self.began
+        self.display.step(done, None, (done - self.first) / spent if spent > 0 else 0.0)
+
+    def close(self) -> None:
+        """Leave the terminal tidy."""
+        if self.display is not None:
+            self.display.close()
+
+
 class _Silence:
     def step(self, done: int, loss: float | None, samples_per_s: float) -> None: ...
 

@@ -380,3 +380,62 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name in ("~/absent", "~nobody-at-all/swin"):
         with pytest.raises(ModelError, match=f"no folder {name}"):
             models.find_encoder(name)
+
+
+# -- scores of proposals, and the ids that a writer writes -------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mutual", "mutual annotated"])
+def test_scores_are_those_of_the_method_one_by_one(name: str) -> None:
+    made, samples = toy_model(name, seed=1), toy_samples(3)
+    objects = samples[2].objects
+    assert objects is not None
+    assert objects.boxes_xyxy is not None
+    boxes = np.concatenate([objects.boxes_xyxy, objects.boxes_xyxy])
+    boxes[3] = np.nan
+    more = replace(
+        objects,
+        ann_ids=np.arange(4) + 90,
+        categories=(objects.categories or ()) * 2,
+        boxes_xyxy=boxes,
+        masks=(objects.masks or ()) * 2,
+    )
+    samples[2], samples[3] = (replace(s, objects=more) for s in samples[2:4])
+    together = made.scores(samples)
+    made.method.eval()
+    for sample, found in zip(samples, together, strict=True):
+        with torch.no_grad():
+            alone = made.method(made.batch([sample])).scores[0].numpy()
+        assert found.dtype == np.float32
+        if name == "mutual annotated":
+            assert sample.objects is not None
+            assert len(found) == len(sample.objects) == len(alone)
+        np.testing.assert_allclose(found, alone, atol=1e-5)
+    assert [len(found) for found in together] == (
+        [8] * 6 if name == "mutual" else [2, 2, 4, 4, 2, 2]
+    )
+    assert np.isneginf(together[2][3]) == (name == "mutual annotated")
+
+
+def test_a_method_without_proposals_has_no_scores(model: Model) -> None:
+    with pytest.raises(ConfigError, match="scores no proposals") as caught:
+        model.scores(toy_samples(1))
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(("field", "token"), [("start", "[CLS]"), ("end", "[SEP]"), ("pad", "[PAD]")])
+def test_a_writer_with_other_ids_is_refused(field: str, token: str) -> None:
+    made = toy_model("mutual annotated")
+    own = getattr(made.method.config.generator, field)
+    generator = made.method.config.generator.model_copy(update={field: own + 6, "never": ()})
+    recipe = Recipe(
+        name="other",
+        method_name="mutual",
+        method=made.method.config.model_copy(update={"generator": generator}),
+        tokens=TokenConfig(vocabulary=160, max_words=12),
+        train=TrainConfig(steps=1),
+    )
+    with pytest.raises(ConfigError) as caught:
+        models.build(recipe, ["left red square"])
+    assert f"takes {own + 6} for {token}, whose id is {own}" in caught.value.message
+    assert "method.generator.start" in caught.value.remedy

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from refseg import models
+from refseg.data.catalog import open_data
 from refseg.data.collate import collate
 from refseg.data.dataset import ReferDataset
 from refseg.data.transforms import AugmentConfig, PreprocessConfig
@@ -18,9 +19,10 @@ from refseg.errors import ConfigError
 from refseg.recipes.base import DataConfig, Recipe, TokenConfig
 from refseg.recipes.batches import RecipeBatches, subset
 from refseg.recipes.overrides import apply_overrides
-from refseg.recipes.runner import open_split, run_recipe
+from refseg.recipes.runner import run_recipe
+from refseg.recipes.training import open_split
 from refseg.train.config import TrainConfig
-from refseg.types import Batch
+from refseg.types import Batch, Labels
 from tests.methods.toy import (
     MAX_WORDS,
     SIDE,
@@ -199,9 +201,31 @@ def test_the_expressions_of_a_chunk_are_augmented_alike(recipe: Recipe) -> None:
     assert dropped  # or nothing was shown about crops
 
 
+@pytest.mark.parametrize("pixels", [True, False])
+@pytest.mark.parametrize("per_image", [1, 3])
+def test_objects_are_augmented_with_their_expressions(
+    drawn: Path, per_image: int, pixels: bool
+) -> None:
+    data = open_data(drawn, "train", Labels.parse("text+mask"), objects=True)
+    if not pixels:  # these annotations state no sizes
+        data.image = lambda row: np.empty((32, 48, 0), np.uint8)
+    make, turned = batches(data, per_image, ALL), 0
+    for epoch in range(4):
+        batch = make(list(range(len(make))), epoch)
+        for b, (row, target) in enumerate(zip(batch.image_of, batch.targets, strict=True)):
+            assert torch.equal(batch.objects.masks[row, target], batch.masks[b] > 0)
+        assert len(batch.objects.known) == len(batch.images) <= len(batch)
+        turned += any("bar 0 on the right" in text for text in batch.texts)
+    assert turned  # or nothing was shown about mirrors
+    still = batches(data, 3)(list(range(7)), 0)
+    assert len(still.images) == len(TOLD)
+    # Two expressions about each object, and the object of the split val.
+    assert sorted(still.objects.known.sum(dim=1).tolist()) == sorted((4 + 1, 2, 1, 3))
+
+
 def test_a_batch_is_never_empty(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    make = batches(split(recipe), 3)
-    first = make([1, 2], 0).keys[:1]
+    first = batches(split(recipe), 3)([1, 2], 0).keys[:1]
+    make = batches(split(recipe), 3, ALL)
     monkeypatch.setattr(AugmentConfig, "apply", lambda self, sample, rng: None)
     assert make([1, 2], 0).keys == first
 

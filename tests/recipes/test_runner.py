@@ -23,9 +23,10 @@ from refseg.recipes import runner
 from refseg.recipes.base import DataConfig, Recipe, TokenConfig
 from refseg.recipes.batches import RecipeBatches, subset
 from refseg.recipes.overrides import apply_overrides
-from refseg.recipes.runner import open_split, run_recipe
+from refseg.recipes.runner import run_recipe
 from refseg.recipes.scoring import Scorer
 from refseg.recipes.stages import Stage, run_stage
+from refseg.recipes.training import open_split
 from refseg.train.config import TrainConfig
 from refseg.train.log import read_log
 from refseg.types import Batch
@@ -236,7 +237,7 @@ def test_stages_check_what_went_in_and_what_came_out(tmp_path: Path) -> None:
 def test_stages_run_in_order(recipe: Recipe, tmp_path: Path, monkeypatch: Any) -> None:
     """A second stage sees what the first has left; the last one's model is exported."""
 
-    def label(job: Any) -> Stage:
+    def copy(job: Any) -> Stage:
         def run(folder: Path) -> list[Path]:
             with atomic_path(folder / "model") as temp:
                 temp.mkdir()
@@ -244,11 +245,11 @@ def test_stages_run_in_order(recipe: Recipe, tmp_path: Path, monkeypatch: Any) -
                     (temp / path.name).write_bytes(path.read_bytes())
             return [folder / "model" / "config.json"]
 
-        return Stage("label", {}, "text", run)
+        return Stage("copy", {}, "text", run)
 
-    monkeypatch.setitem(runner.STAGES, "label", label)
-    two = recipe.model_copy(update={"stages": ("train", "label")})
+    monkeypatch.setitem(runner.STAGES, "copy", copy)
+    two = recipe.model_copy(update={"stages": ("train", "copy")})
     result = run_recipe(two, tmp_path / "run", progress="none")
     assert result.skipped == ()
-    assert tensors(tmp_path / "run" / "label") == tensors(tmp_path / "run")
-    assert run_recipe(two, tmp_path / "run", progress="none").skipped == ("train", "label")
+    assert tensors(tmp_path / "run" / "copy") == tensors(tmp_path / "run")
+    assert run_recipe(two, tmp_path / "run", progress="none").skipped == ("train", "copy")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from refseg.train import progress
 from refseg.train.log import JsonLog, read_log
-from refseg.train.progress import _Lines, duration, make_progress
+from refseg.train.progress import Counting, _Lines, duration, make_progress
 
 
 def test_a_resumed_log_has_each_step_once(tmp_path: Path) -> None:
@@ -40,6 +41,51 @@ def test_plain_lines_say_what_is_left() -> None:
     told = stream.getvalue().splitlines()
     assert len(told) == 6  # 200 s, a line every 30 s
     assert told[0] == "step 13/100  loss 0.5000  12.0/s  14m30s left"
+
+
+class Display:
+    """Remembers what it is told."""
+
+    def __init__(self, start: int) -> None:
+        self.told: list[object] = [("start", start)]
+
+    def step(self, done: int, loss: float | None, samples_per_s: float) -> None:
+        assert loss is None
+        self.told.append((done, samples_per_s))
+
+    def note(self, text: str) -> None:
+        self.told.append(text)
+
+    def close(self) -> None:
+        self.told.append("closed")
+
+
+def test_counting_finds_the_rate_of_this_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, made = [100.0], []
+
+    def make(mode: str, total: int, start: int) -> Display:
+        assert (mode, total) == ("lines", 50)
+        made.append(Display(start))
+        return made[-1]
+
+    monkeypatch.setattr(progress, "make_progress", make)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    counting = Counting("lines", "looking at pictures")
+    counting.close()  # nothing was begun, nothing is shown
+    assert made == []
+    for done in (20, 24, 40):  # twenty were done by an earlier start
+        counting(done, 50)
+        now[0] += 2
+    counting.close()
+    told = [("start", 20), "looking at pictures", (20, 0.0), (24, 2.0), (40, 5.0), "closed"]
+    assert [one.told for one in made] == [told]
+
+
+def test_counting_to_nowhere_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    counting = Counting("none", "about")
+    counting(1, 1)
+    counting.close()
+    assert capsys.readouterr() == ("", "")
 
 
 def test_modes(capsys: pytest.CaptureFixture[str]) -> None:

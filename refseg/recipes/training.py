@@ -1,0 +1,223 @@
+"""The stage "train", and what every stage is told: data and a method's training meet here."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import set_seed
+
+import refseg
+from refseg import models
+from refseg.data.catalog import open_data
+from refseg.data.dataset import ReferDataset
+from refseg.data.joined import Items
+from refseg.errors import DataError, LabelsError
+from refseg.evaluate import target_mask
+from refseg.nn.weights import load_state, read_state
+from refseg.recipes.base import Recipe
+from refseg.recipes.batches import RecipeBatches, subset
+from refseg.recipes.provenance import digest, identity
+from refseg.recipes.scoring import PROTOCOL, Scorer
+from refseg.recipes.stages import Stage
+from refseg.recipes.starts import CARD_ENTRY, Starts, check_starts, find_starts, start_hashes
+from refseg.train.config import TrainConfig
+from refseg.train.loader import TrainData
+from refseg.train.loop import fit
+from refseg.train.plan import Plan
+from refseg.train.progress import ProgressMode
+from refseg.train.results import Evaluation, FitResult
+
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage needs. run_dir: the run's folder. main: whether this process writes.
+
+    place: its rank, of how many. barrier: waits for all processes.
+    """
+
+    recipe: Recipe
+    run_dir: Path
+    main: bool
+    progress: ProgressMode
+    command: str | None
+    place: tuple[int, int] = (0, 1)
+    barrier: Callable[[], None] = lambda: None
+
+
+def train_stage(job: Job) -> Stage:
+    """Fit the recipe's method to its data; the artifact is a model folder."""
+    return fit_stage("train", job, open_split(job.recipe, job.recipe.data.train))
+
+
+def fit_stage(
+    name: str,
+    job: Job,
+    data: Items,
+    train: TrainConfig | None = None,
+    people: int | None = None,
+) -> Stage:
+    """Fit the recipe's method to `data` from the recipe's start.
+
+    train: instead of the recipe's own. people: the first so many items are what people wrote (all
+    by default); `data.limit` draws from these.
+    """
+    recipe, config = job.recipe, train or job.recipe.train
+    human = len(data) if people is None else people
+    inputs = {"recipe": digest(identity(recipe)), "data": data.hash, "items": str(len(data))}
+    prepare = cache(lambda: _ready(job, data, config, human))
+
+    def run(folder: Path) -> list[Path]:
+        return _train(job, prepare(), config, folder)
+
+    return Stage(name, {**inputs, **start_hashes(recipe)}, str(recipe.labels()), run, prepare)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """All that training needs, checked. items: expressions to learn from."""
+
+    model: models.Model
+    batches: RecipeBatches
+    evaluation: Evaluation | None
+    starts: Starts
+    items: int
+
+
+def _ready(job: Job, data: Items, train: TrainConfig, people: int) -> _Ready:
+    """Build the model, open the data and make a first batch, so that what cannot work is told
+    before anything is written.
+    """
+    recipe = job.recipe
+    starts = find_starts(recipe.weights)
+    check_starts(recipe, starts)
+    # `limit` is for what people wrote; what a model wrote for want of more comes on top.
+    rows = subset(people, recipe.data.limit, recipe.train.seed) + list(range(people, len(data)))
+    if not rows:
+        raise DataError(
+            f"no expressions in split {recipe.data.train} of {recipe.data.name}",
+            remedy="check the data set with `refseg data check`",
+        )
+    set_seed(recipe.train.seed)  # initial weights
+    # Word pieces are those of people's words: what a model wrote is made of them, and a retraining
+    # starts from the same pieces as the training before.
+    model = models.build(recipe, (data.entry(row).text for row in rows if row < people))
+    _check_labels(recipe, model.method)
+    batches = RecipeBatches(
+        data, model.tokenizer, model.preprocess, recipe.data.augment, recipe.train.seed, rows,
+        recipe.data.per_image,
+    )  # fmt: skip
+    Plan.make(train, len(batches), *job.place)
+    batches([0], 0)
+    return _Ready(model, batches, _evaluation(recipe, model), starts, len(rows))
+
+
+def _train(job: Job, ready: _Ready, train: TrainConfig, folder: Path) -> list[Path]:
+    recipe, model = job.recipe, ready.model
+    # Sharded training takes the parameters apart; the export then needs a method left whole.
+    whole = copy.deepcopy(model.method) if train.fsdp else model.method
+    result = fit(
+        model.method,
+        TrainData(len(ready.batches), ready.batches),
+        train,
+        folder,
+        evaluation=ready.evaluation,
+        identity=identity(recipe),
+        progress=job.progress,
+    )
+    if job.main:
+        load_state(whole.cpu(), read_state(result.weights), source=str(result.weights))
+        model.method, model.card = whole, _card(job, ready, train, result)
+        models.save(folder / "model", model)
+    return [folder / "model" / name for name in MODEL_FILES]
+
+
+def open_split(
+    recipe: Recipe, split: str, *, view: str | None = None, objects: bool | None = None
+) -> ReferDataset:
+    """A split under the recipe's labels and options, but for those that are given."""
+    data = recipe.data
+    return open_data(
+        data.name,
+        split,
+        recipe.labels(),
+        images=Path(data.images) if data.images else None,
+        split_by=data.split_by,
+        text_field=data.text_field,
+        view="sentence" if view == "sentence" else data.view,
+        mask_rule=data.mask_rule,
+        seed=recipe.train.seed,
+        exclude_images=data.exclude_images,
+        objects=data.objects if objects is None else objects,
+        pixels=data.pixels,
+    )
+
+
+def _check_labels(recipe: Recipe, method: Any) -> None:
+    if not recipe.labels().covers(method.needs):
+        raise LabelsError(
+            f"{recipe.method_name} learns from {method.needs}, but only {recipe.labels()} "
+            "is granted",
+            remedy=f"set data.labels={method.needs}, or use a method for the labels you have",
+        )
+
+
+def _evaluation(recipe: Recipe, model: models.Model) -> Evaluation | None:
+    labels = recipe.labels()
+    if recipe.data.evaluate is None or not labels.allows("mask"):
+        return None
+    objects = bool(getattr(model.method, "reads_objects", False))
+    data = open_split(recipe, recipe.data.evaluate, view="sentence", objects=objects)
+    rows = subset(len(data), recipe.data.evaluate_limit, recipe.train.seed)
+    if not rows:
+        raise DataError(
+            f"no expressions in split {recipe.data.evaluate} of {recipe.data.name}",
+            remedy="name another split in data.evaluate, or set it to null",
+        )
+    target_mask(data[rows[0]])
+    scorer: Callable[[Any], dict[str, float]] = Scorer(
+        data, model.tokenizer, model.preprocess, rows
+    )
+    return Evaluation(scorer, recipe.select, str(labels))
+
+
+def _card(job: Job, ready: _Ready, train: TrainConfig, result: FitResult) -> dict[str, Any]:
+    recipe, granted, parts = job.recipe, str(job.recipe.labels()), ready.starts.parts
+    card: dict[str, Any] = {
+        "recipe": recipe.name,
+        "data": f"{recipe.data.name}, split {recipe.data.train}, {ready.items} items",
+        "labels used": ready.starts.told(granted),
+        **({"labels granted": granted, CARD_ENTRY: parts} if parts else {}),
+        "steps": result.steps,
+        "batch size": train.batch_size,
+        **({"expressions per image": recipe.data.per_image} if recipe.data.per_image > 1 else {}),
+        "seed": recipe.train.seed,
+        "parameters": sum(p.numel() for p in ready.model.method.parameters()),
+        "refseg": refseg.__version__,
+        "licence": "Apache-2.0",
+    }
+    if job.command:
+        card["command"] = job.command
+    split = recipe.data.evaluate
+    if result.best is not None and split is not None:
+        card["weights"] = (
+            f"best {result.best.metric} on {split} under the protocol {PROTOCOL}, "
+            f"at step {result.best.step}; the choice saw {result.best.labels}"
+        )
+        scored = len(open_split(recipe, split, view="sentence"))
+        card["evaluation"] = {
+            "data": recipe.data.name,
+            "split": split,
+            "expressions": len(subset(scored, recipe.data.evaluate_limit, recipe.train.seed)),
+            "protocol": PROTOCOL,
+            "chosen by": result.best.metric,
+        }
+        scores = result.best.metrics
+        card["metrics"] = {f"{n} ({PROTOCOL}, {split})": scores[n] for n in scores}
+    return card

@@ -1,0 +1,357 @@
+"""The stages of mutual supervision, whole: resumed, refused, and what each leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from refseg import models
+from refseg.data.catalog import open_data, open_records
+from refseg.data.scenes.model import KINDS
+from refseg.data.transforms import AugmentConfig
+from refseg.errors import ConfigError, ModelError, RunError
+from refseg.nn.weights import read_state
+from refseg.recipes import mutual_stages, runner
+from refseg.recipes.base import Recipe
+from refseg.recipes.batches import RecipeBatches, subset
+from refseg.recipes.catalog import get_recipe
+from refseg.recipes.overrides import apply_overrides
+from refseg.recipes.runner import RunResult, run_recipe
+from refseg.recipes.training import open_split
+from refseg.types import Labels
+from tests.worlds import WORLD_IMAGES
+
+ALL = ("train", "disambiguate", "label", "retrain", "disambiguate_again")
+WITH_MODEL = ("train", "disambiguate", "retrain", "disambiguate_again")
+LIMIT = 20
+SHORT = ("steps=2", "batch_size=2", "workers=0", "save_every=1", "warmup=0", "cpu=true")
+HEAD = ("width=16", "heads=2", "layers=1", "mlp_width=32")
+SMALL = {
+    "method.extractor.backbone": (
+        "image_size=64", "width=8", "depths=[1,1,1,1]", "heads=[1,2,2,2]", "window=4",
+    ),
+    "method.extractor": (
+        "queries=10", "width=32", "heads=2", "mlp_width=32", "layers=1", "pixel_layers=1",
+        "pixel_mlp_width=32", "points.points=40",
+    ),
+    "method.text": (*HEAD, "vocab_size=200", "max_positions=16"),
+    "method.generator": (*HEAD, "vocab_size=200", "max_words=8"),
+    "method.selection": (*HEAD, "score_width=16"),
+    "weights": ("proposals=null", "text=null"),
+    "tokens": ("source=data", "vocabulary=200", "max_words=8"),
+    "data": ("evaluate=null", "per_image=3"),
+    "train": SHORT,
+    "disambiguation": ("policy.beams=2", *(f"train.{one}" for one in SHORT)),
+    "pseudo": ("beams=2", "min_area=0", "split=train+pool"),
+}  # fmt: skip
+
+
+def settings(*without: str) -> list[str]:
+    chosen = {group: ones for group, ones in SMALL.items() if group not in without}
+    return [f"{group}.{one}" for group, ones in chosen.items() for one in ones]
+
+
+@pytest.fixture(scope="module")
+def world(cache: Path) -> Path:
+    return cache / f"scenes-v1-0-{WORLD_IMAGES}" / "scenes"
+
+
+@pytest.fixture(scope="module")
+def recipe(world: Path) -> Recipe:
+    more = [f"data.name={world}", f"data.limit={LIMIT}", "preprocess.size=64"]
+    return apply_overrides(get_recipe("mutual_scenes"), [*settings(), *more])
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of all five stages."""
+    folder = tmp_path_factory.mktemp("mutual") / "whole"
+    result = run_recipe(recipe, folder, progress="none", command="refseg train mutual_scenes")
+    assert result.skipped == ()
+    return folder
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return read_state(folder / "model" / "model.safetensors")
+
+
+def moved(run: Path, before: str, after: str) -> set[str]:
+    one, other = tensors(run / before), tensors(run / after)
+    assert one.keys() == other.keys()
+    return {name for name in one if not torch.equal(one[name], other[name])}
+
+
+def again(recipe: Recipe, folder: Path) -> RunResult:
+    return run_recipe(recipe, folder, progress="none")
+
+
+def test_a_finished_run_is_left_alone(recipe: Recipe, whole: Path) -> None:
+    bits = (whole / "model" / "model.safetensors").read_bytes()
+    assert again(recipe, whole).skipped == ALL
+    assert (whole / "model" / "model.safetensors").read_bytes() == bits
+    last = (whole / "disambiguate_again" / "model" / "model.safetensors").read_bytes()
+    assert last == bits
+    starts = json.loads((whole / "provenance.json").read_text())["starts"]
+    assert len(starts) == 1
+
+
+def test_step_2_moves_the_generator_alone(whole: Path) -> None:
+    for before, after in (("train", "disambiguate"), ("retrain", "disambiguate_again")):
+        names = moved(whole, before, after)
+        assert names
+        assert all(name.startswith("generator.") for name in names)
+    assert any(not name.startswith("generator.") for name in moved(whole, "train", "retrain"))
+
+
+def test_every_stage_says_what_it_saw(recipe: Recipe, whole: Path) -> None:
+    for name in ALL:
+        manifest = json.loads((whole / name / "manifest.json").read_text())
+        assert manifest["stage"] == name
+        assert manifest["labels"] == str(recipe.labels()) == "text+mask+category"
+        assert "recipe" in manifest["inputs"]
+        for path, digest in manifest["outputs"].items():
+            assert mutual_stages.sha256_file(whole / name / path) == digest
+    inputs = json.loads((whole / "disambiguate" / "manifest.json").read_text())["inputs"]
+    weights = whole / "train" / "model" / "model.safetensors"
+    assert inputs["model"] == mutual_stages.sha256_file(weights)
+    told = json.loads((whole / "label" / "data" / "labels.json").read_text())
+    assert told["labels used"] == "text+mask+category"
+    assert told["labels seen here"] == "text+box+mask+category"
+    card = models.load(whole / "disambiguate" / "model").card
+    assert card["labels used"] == "text+mask+category"
+    assert card["disambiguation"].startswith("2 steps of 2 images, alpha 4, tau 2.5, softmax")
+
+
+def test_written_expressions_are_about_what_nobody_described(recipe: Recipe, whole: Path) -> None:
+    """`limit` takes refs away; their objects and the pool's are described, others are not."""
+    human = open_split(recipe, "train")
+    kept = subset(len(human), LIMIT, recipe.train.seed)
+    records = human.records
+    ids = records.column("annotations", "ann_id")
+
+    def objects(rows: Any) -> set[int]:
+        return {int(ids[ann]) for row in rows for ann in records.ann_rows(human.entry(row).ref_row)}
+
+    known = objects(kept)
+    images = {human.entry(row).image_id for row in range(len(human))}
+    described = {ref.image_row for ref in records.refs()}
+    pool = {
+        records.image(row).image_id for row in range(records.count("images"))
+    } - {records.image(row).image_id for row in described}  # fmt: skip
+    image_ids = records.column("images", "image_id")
+    image_row = records.column("annotations", "image_row")
+    wanted = {
+        int(one) for one, row in zip(ids, image_row, strict=True)
+        if int(image_ids[row]) in images | pool
+    } - known  # fmt: skip
+    written = open_records(whole / "label" / "data")
+    theirs = written.column("annotations", "ann_id")
+    found = {int(theirs[row]) for ref in written.refs() for row in ref.ann_rows}
+    assert found == wanted
+    assert pool
+    assert objects(range(len(human))) - known <= found
+
+
+def test_retraining_has_peoples_limit_and_all_that_was_written(recipe: Recipe, whole: Path) -> None:
+    written = open_data(whole / "label" / "data", "train", Labels.parse("text"), view="ref")
+    assert all(written.entry(row).pseudo for row in range(len(written)))
+    assert {written.entry(row).weight for row in range(len(written))} == {0.1}
+    cards = {name: models.read_model_file(whole / name / "model").card for name in WITH_MODEL}
+    assert cards["train"]["data"].endswith(f"split train, {LIMIT} items")
+    assert cards["retrain"]["data"].endswith(f"split train, {LIMIT + len(written)} items")
+    # Step 1's own start: the pieces are learned from what people wrote.
+    pieces = [(whole / name / "model" / "tokenizer.json").read_bytes() for name in WITH_MODEL]
+    assert len(set(pieces)) == 1
+
+
+def test_a_batch_of_written_expressions_alone(recipe: Recipe, whole: Path) -> None:
+    """The selection head learns a tenth, the generator nothing, the extractor as ever."""
+    model = models.load(whole / "train" / "model")
+    labels = recipe.labels()
+    data = open_data(whole / "label" / "data", "train", labels, view="ref", objects=True)
+    batches = RecipeBatches(
+        data, model.tokenizer, model.preprocess, AugmentConfig(), 0, list(range(len(data))), 3
+    )
+    batch = batches([0, 1], 0)
+    assert batch.pseudo is not None
+    assert batch.pseudo.all()
+    torch.manual_seed(0)
+    terms = model.method.loss(model.method(batch), batch)
+    torch.manual_seed(0)
+    human = replace(batch, pseudo=None, weights=torch.ones(len(batch)))
+    other = model.method.loss(model.method(human), human)
+    assert float(terms["generation"].detach()) == 0
+    torch.testing.assert_close(terms["selection"], 0.1 * other["selection"])
+    assert float(terms["mask"].detach()) == float(other["mask"].detach()) > 0
+    terms["total"].backward()
+    assert all(p.grad is not None for p in model.method.generator.parameters())
+    assert not any(p.grad.any() for p in model.method.generator.parameters())
+
+
+class Killed(BaseException):
+    """As Ctrl-C: nothing catches it."""
+
+
+def fail_after(count: int, call: Callable[..., Any]) -> Callable[..., Any]:
+    left = count
+
+    def counted(*given: Any, **named: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return call(*given, **named)
+
+    return counted
+
+
+def test_killed_in_every_stage_it_ends_with_the_same_bits(
+    recipe: Recipe, whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "killed"
+    # (whose calls, what is called, how many calls succeed, the stage that it dies in)
+    deaths = [
+        (RecipeBatches, "__call__", 2, "train"),  # one of them is the first look
+        (mutual_stages, "keep_proposals", 0, "disambiguate"),
+        (RecipeBatches, "__call__", 1, "disambiguate"),
+        (mutual_stages, "label", 0, "label"),
+        (runner, "publish", 0, None),
+    ]
+    for owner, name, count, stage in deaths:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, fail_after(count, getattr(owner, name)))
+            with pytest.raises(Killed):
+                again(recipe, folder)
+        for place, one in enumerate(ALL):
+            done = stage is None or place < ALL.index(stage)
+            assert (folder / one / "manifest.json").exists() == done
+        assert not (folder / "model").exists()
+    assert again(recipe, folder).skipped == ALL
+    for name in ("label/data/refs(refseg).p", "label/data/instances.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    for name in WITH_MODEL:
+        assert moved_between(folder / name, whole / name) == set()
+
+
+def moved_between(one: Path, other: Path) -> set[str]:
+    mine, theirs = tensors(one), tensors(other)
+    return {name for name in mine if not torch.equal(mine[name], theirs[name])}
+
+
+@pytest.mark.parametrize(
+    "changed", ["pseudo.weight=0.5", "disambiguation.policy.tau=1", "disambiguation.cached=false"]
+)
+def test_another_configuration_is_refused(recipe: Recipe, whole: Path, changed: str) -> None:
+    with pytest.raises(RunError, match=changed.split("=")[0].replace(".", r"\.")) as caught:
+        again(apply_overrides(recipe, [changed]), whole)
+    assert caught.value.remedy
+
+
+def only_step_2(recipe: Recipe, start: Path, *more: str) -> Recipe:
+    told = ["stages=[disambiguate]", f"disambiguation.start={start}", *more]
+    return apply_overrides(recipe, told)
+
+
+def test_step_2_of_a_given_model_without_kept_proposals(
+    recipe: Recipe, whole: Path, tmp_path: Path
+) -> None:
+    start, folder = whole / "train" / "model", tmp_path / "alone"
+    result = again(only_step_2(recipe, start, "disambiguation.cached=false"), folder)
+    assert not (folder / "disambiguate" / "proposals").exists()
+    assert (whole / "disambiguate" / "proposals" / "features.npy").is_file()
+    (folder / "train").mkdir()
+    shutil.copytree(start, folder / "train" / "model")
+    names = moved(folder, "train", "disambiguate")
+    assert names
+    assert all(name.startswith("generator.") for name in names)
+    assert models.load(result.model).card["disambiguation"]
+
+
+def test_kept_proposals_of_another_model_are_refused(
+    recipe: Recipe, whole: Path, tmp_path: Path
+) -> None:
+    start, folder = tmp_path / "start", tmp_path / "run"
+    shutil.copytree(whole / "train" / "model", start)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mutual_stages, "open_proposals", fail_after(0, print))
+        with pytest.raises(Killed):
+            again(only_step_2(recipe, start), folder)
+    model = models.load(start)
+    with torch.no_grad():
+        model.method.extractor.whole.class_predictor.bias.add_(1)
+    models.save(start, model)
+    with pytest.raises(RunError, match="another model") as caught:
+        again(only_step_2(recipe, start), folder)
+    assert "disambiguate" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"pseudo": None}, "need the group pseudo"),
+        ({"disambiguation": None}, "needs the group disambiguation"),
+        ({"stages": ("train", "label", "retrain")}, '"label" goes on from "disambiguate"'),
+        ({"stages": ("disambiguate", "train")}, '"disambiguate" goes on from "train"'),
+        ({"stages": ("train", "retrain")}, '"retrain" goes on from "label"'),
+    ],
+)
+def test_what_a_late_stage_lacks_is_told_at_once(
+    recipe: Recipe, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        again(recipe.model_copy(update=changes), tmp_path / "run")
+    assert caught.value.remedy
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_with_one_head_is_refused_at_once(
+    recipe: Recipe, whole: Path, tmp_path: Path
+) -> None:
+    model = models.load(whole / "train" / "model")
+    config = model.method.config.model_copy(update={"generate": False})
+    model.method = models.build_method("mutual", config)
+    models.save(tmp_path / "reader", model)
+    with pytest.raises(ConfigError, match="writes and one that reads"):
+        again(only_step_2(recipe, tmp_path / "reader"), tmp_path / "run")
+    with pytest.raises(ModelError):
+        again(only_step_2(recipe, tmp_path / "nowhere" / "at" / "all"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_kept_proposals_want_pictures_as_they_are(
+    recipe: Recipe, whole: Path, tmp_path: Path
+) -> None:
+    turned = only_step_2(recipe, whole / "train" / "model", "data.augment.flip=0.5")
+    with pytest.raises(ConfigError, match="augment") as caught:
+        again(turned, tmp_path / "run")
+    assert "disambiguation.cached=false" in caught.value.remedy
+
+
+def test_all_stages_without_a_pixel(recipe: Recipe, world: Path, tmp_path: Path) -> None:
+    """Proposals are the annotated objects; not one image is opened."""
+    assert recipe.pseudo is not None
+    base = get_recipe("mutual_refcoco_boxes").model_copy(
+        update={"pseudo": recipe.pseudo, "stages": ALL}
+    )
+    kinds = "[" + ",".join(KINDS) + "]"
+    boxes = apply_overrides(base, [
+        *settings("method.extractor", "method.extractor.backbone", "weights"),
+        "method.extractor.width=16", f"method.extractor.classes={kinds}",
+        f"data.name={world}", "data.split_by=null", "data.limit=30",
+    ])  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("refseg.data.dataset.read_checked", fail_after(0, print))
+        patch.setattr("refseg.data.pictures.read_checked", fail_after(0, print))
+        result = again(boxes, tmp_path / "run")
+    assert result.skipped == ()
+    assert not (tmp_path / "run" / "disambiguate" / "proposals").exists()
+    assert again(boxes, tmp_path / "run").skipped == ALL
+    manifest = json.loads((tmp_path / "run" / "label" / "manifest.json").read_text())
+    assert manifest["labels"] == "text+box+category"
