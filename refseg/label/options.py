@@ -1,0 +1,142 @@
+"""What a labelling job is asked to do."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from refseg.data.selection import TextField
+from refseg.errors import ConfigError, UnknownName
+
+TASKS = ("expressions", "masks")
+FILTERS = ("area", "none", "random:N")
+#: Share of a human expression that a written one counts, where nothing else is asked (Table 7).
+WRITTEN_WEIGHT = 0.1
+
+#: Options that the answers of a task depend on, beside model, data and device.
+_SHARED = ("split", "split_by", "exclude_images", "limit", "shard_images")
+_OF_TASK = {
+    "masks": (*_SHARED, "text_field", "batch_size"),
+    "expressions": (
+        *_SHARED, "beams", "per_object", "filter", "min_area", "seed", "known_refs", "verify",
+        "pixels", "pictures_at_once",
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """model: a bundled name, folder or hub id. data: a name, folder or, for expressions, a file.
+
+    split: whose expressions get masks ("train"), or whose pictures' objects get expressions;
+    "pool" is then all pictures that nobody described, "train+pool" both and the default where
+    there is a split train. images, split_by, text_field: see `open_data`. exclude_images: image
+    ids to leave out. limit: the first so many pictures, by id.
+    Expressions: beams searched; per_object: how many of them are kept. filter: "area" drops
+    objects of fewer than min_area px, "random:N" keeps N drawn by the seed, "none" keeps all.
+    known_refs: ref ids whose expressions count as known (None: all), so that the objects of others
+    are described. verify: refer every sentence back. pixels: read the pictures;
+    None: if the model looks at them.
+    weight: importance that the data set states for each sentence; None: 0.1 for expressions, and
+    for masks what the source states.
+    shard_images, batch_size, pictures_at_once: what is computed together; in masks and expressions
+    they change rounding at most, but bytes are only equal where they are.
+    """
+
+    model: str
+    task: Literal["masks", "expressions"]
+    data: str
+    out: Path
+    split: str | None = None
+    split_by: str | None = None
+    images: Path | None = None
+    exclude_images: frozenset[int] = frozenset()
+    limit: int | None = None
+    text_field: TextField = "raw"
+    beams: int = 3
+    per_object: int = 3
+    filter: str = "area"
+    min_area: int = 1024
+    known_refs: frozenset[int] | None = None
+    verify: bool = False
+    pixels: bool | None = None
+    weight: float | None = None
+    seed: int = 0
+    shard_images: int = 64
+    batch_size: int = 32
+    pictures_at_once: int = 16
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise UnknownName("task", self.task, TASKS)
+        for name in ("beams", "per_object", "shard_images", "batch_size", "pictures_at_once"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("limit", 1 if self.limit is None else self.limit, 1)
+        _at_least("min_area", self.min_area, 0)
+        if self.per_object > self.beams:
+            raise ConfigError(
+                f"per_object is {self.per_object}, but only {self.beams} beams are searched",
+                remedy=f"search more (--beams {self.per_object}) or keep fewer (--per-object)",
+            )
+        if self.weight is not None and not (math.isfinite(self.weight) and self.weight >= 0):
+            raise ConfigError(f"weight is {self.weight}", remedy="give 0 or more")
+        _ = self.random_count
+
+    @property
+    def random_count(self) -> int | None:
+        """The N of the filter "random:N"; None for the others. Raises UnknownName."""
+        kind, colon, count = self.filter.partition(":")
+        if kind == "random" and colon and count.isdecimal() and int(count) > 0:
+            return int(count)
+        if self.filter not in ("area", "none"):
+            raise UnknownName("filter", self.filter, FILTERS)
+        return None
+
+    @property
+    def sentence_weight(self) -> float:
+        """The weight written beside each sentence; of masks: what the source's is multiplied by."""
+        if self.weight is not None:
+            return self.weight
+        return WRITTEN_WEIGHT if self.task == "expressions" else 1.0
+
+    def identity(self) -> dict[str, Any]:
+        """Those that the result depends on, as plain values; long lists of ids by their hash."""
+        told = {name: getattr(self, name) for name in _OF_TASK[self.task]}
+        for name in ("exclude_images", "known_refs"):
+            if name in told:
+                told[name] = _ids(told[name])
+        return {**told, "weight": self.sentence_weight}
+
+    def to_json(self) -> dict[str, Any]:
+        """All a worker needs; which images and refs are left out is settled in the plan."""
+        told = asdict(self)
+        told["images"] = None if self.images is None else str(self.images)
+        return {**told, "out": str(self.out), "exclude_images": None, "known_refs": None}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> LabelOptions:
+        """The options that `to_json` told."""
+        images = None if told["images"] is None else Path(told["images"])
+        changed: dict[str, Any] = {
+            "images": images,
+            "out": Path(told["out"]),
+            "exclude_images": frozenset(),
+        }
+        return cls(**{**told, **changed})
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name} is {value}", remedy=f"give {least} or more")
+
+
+def _ids(ids: frozenset[int] | None) -> str | None:
+    """ "12 ids, a1b2c3": enough to see that two lists differ."""
+    if not ids:
+        return None if ids is None else "none"
+    text = ",".join(map(str, sorted(ids)))
+    return f"{len(ids)} ids, {hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -1,0 +1,147 @@
+"""`refseg label`: its summary, its refusals, and a model that really writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import Result
+
+from refseg.data.catalog import open_data
+from refseg.models import save
+from refseg.ops.masks import rle_encode
+from refseg.types import Labels
+from tests.cli.conftest import files_below, refused
+from tests.methods.toy import SHAPES, SIDE, drawn_scene, toy_model
+
+Run = Callable[..., Result]
+OUT = ("--workers", 1, "--out", "taught")
+
+
+@pytest.fixture(scope="module")
+def author(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy that finds proposals, chooses among them, and writes, untaught."""
+    folder = tmp_path_factory.mktemp("models") / "author"
+    save(folder, toy_model("mutual"))
+    return folder
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    """A COCO file of two drawn pictures with two things each; the first thing has no box."""
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    images, annotations = [], []
+    for image_id in (1, 2):
+        scene = drawn_scene(image_id)
+        name = f"{image_id}.png"
+        Image.fromarray(scene[0][1]).save(folder / name)
+        images.append({"id": image_id, "file_name": name, "height": SIDE, "width": SIDE})
+        for text, _, mask in scene:
+            rows, columns = np.nonzero(mask)
+            size = [int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
+            box = [int(columns.min()), int(rows.min()), *size]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "segmentation": rle_encode(mask),
+                    "category_id": SHAPES.index(text.split()[-1]),
+                    "iscrowd": 0,
+                    "bbox": box if annotations else None,
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in enumerate(SHAPES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path = folder / "things.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_json_is_the_summary(run: Run, teacher: Path) -> None:
+    words = ("--with", teacher, "--task", "masks", "--data", "scenes", "--split", "val", *OUT)
+    result = run("label", *words, "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["out"] == "taught"
+    assert told["labels used"] == "text+mask"
+    assert told["data"] == {"name": "scenes", "by": "oracle", "split": "val"}
+    assert told["refs"] == told["expressions"] == told["asked"] > 10
+    provenance = json.loads(Path("taught/labels.json").read_text())
+    assert provenance["counts"]["refs"] == told["refs"]
+    assert provenance["labels used"] == "text+mask"
+    assert len(provenance["weights"]) == 64
+    again = run("label", *words)
+    assert again.exit_code == 0
+    assert "were labelled before" in again.stderr
+    assert str(teacher) in again.stdout
+    told = json.loads(run("data", "info", "taught", "--json").stdout)
+    assert told["splits"]["all"]["sentences"] == provenance["counts"]["expressions"]
+    assert run("data", "check", "taught").exit_code in (0, 1)
+
+
+def test_a_model_writes_for_every_object(run: Run, author: Path, drawn: Path) -> None:
+    """Untaught, so no proposal need fit; what it writes is an ordinary data set."""
+    words = ("--with", author, "--data", drawn, "--task", "expressions", "--verify", "--json")
+    result = run("label", *words, "--min-area", 1, "--beams", 3, "--per-object", 2, *OUT)
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    data = open_data("taught", "train", Labels.parse("text+mask"))
+    assert (told["asked"], told["refs"]) == (4, 4 - told["nothing written"])
+    assert len(data) == told["expressions"] >= told["refs"] > 0
+    assert {data.entry(index).weight for index in range(len(data))} == {0.1}
+    assert "no proposal fits" in told
+    extra = data.records.extra("sentences", 0)
+    assert set(extra) == {"weight", "pseudo", "score", "refers_back", "margin"}
+
+
+def test_a_model_of_both_kinds_makes_masks(run: Run, author: Path) -> None:
+    words = ("--with", author, "--data", "scenes", "--limit", 1, "--split", "val", *OUT)
+    assert run("label", *words, "--task", "masks").exit_code == 0
+    assert len(open_data("taught", "val", Labels.parse("text+mask"))) > 0
+
+
+def test_what_cannot_be_done_leaves_nothing(run: Run, teacher: Path, tmp_path: Path) -> None:
+    base = ("label", "--with", teacher, "--data", "scenes", *OUT)
+    refused(run(*base, "--task", "mask"), 'unknown task "mask"', 'did you mean "masks"')
+    refused(run(*base, "--task", "expressions"), "cannot write expressions")
+    refused(run(*base, "--task", "masks", "--split", "vall"), "vall", "val")
+    refused(run(*base, "--task", "masks", "--limit", 0), "--limit 0")
+    refused(run(*base, "--task", "masks", "--workers", 0), "--workers 0")
+    refused(run(*base, "--task", "masks", "--device", "abacus"), "abacus")
+    refused(run(*base, "--task", "masks", "--exclude-images", "no.txt"), "no.txt")
+    refused(run("label", "--with", "vga", "--task", "masks", "--data", "scenes", *OUT), "vga")
+    refused(
+        run("label", "--with", teacher, "--task", "masks", "--data", tmp_path / "x", *OUT),
+        "no such",
+    )
+    assert files_below(Path()) == []
+
+
+def test_a_model_that_chooses_among_annotated_objects(
+    run: Run, tmp_path: Path, drawn: Path
+) -> None:
+    """It makes no masks, looks at no pixels, and passes over an object without a box."""
+    save(tmp_path / "chooser", toy_model("mutual annotated"))
+    words = ("--with", tmp_path / "chooser", "--data", drawn, *OUT)
+    masks = ("--with", tmp_path / "chooser", "--data", "scenes", "--task", "masks", *OUT)
+    refused(run("label", *masks), "cannot make masks", "annotated objects")
+    result = run("label", *words, "--task", "expressions", "--filter", "none", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert not Path("taught/images").exists()
+    lines = Path("taught/shards/00000.jsonl").read_text().split("\n")[:4]
+    written = [len(json.loads(line)["expressions"]) for line in lines]
+    assert written[0] == 0
+    assert min(written[1:]) > 0
+    assert json.loads(result.stdout)["nothing written"] == 1
+
+
+def test_objects_that_the_model_does_not_know_are_told(run: Run, author: Path) -> None:
+    words = ("--with", author, "--data", "scenes", "--limit", 1, "--task", "expressions", *OUT)
+    result = run("label", *words, "--min-area", 1)
+    assert result.exit_code == 2
+    assert "is none of the 2 that this model knows" in result.stderr
