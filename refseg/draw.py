@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,6 +69,31 @@ def compare(image: Pixels, predicted: NDArray[np.bool_], truth: NDArray[np.bool_
     for colour, width in ((INK, 4), (PAPER, 2)):
         cv2.drawContours(big, lines, -1, colour, width, cv2.LINE_8)
     return big
+
+
+def described(
+    image: Pixels, proposal: NDArray[np.bool_], region: NDArray[np.bool_], texts: Sequence[str]
+) -> Pixels:
+    """`compare` of what was described and what was asked for, the expressions in a strip below."""
+    big = compare(image, proposal, region)
+    return np.concatenate([big, _captions(texts, big.shape[1], one_colour=True)])
+
+
+def numbered(image: Pixels, masks: Iterable[NDArray[np.bool_]], numbers: Sequence[int]) -> Pixels:
+    """The outline of each mask in its number's colour, with the number; enlarged as `overlay`.
+
+    Later masks lie over earlier ones, numbers over all; a mask without a pixel is left out.
+    """
+    factor = _factor(image.shape[:2])
+    big = _enlarge(image, factor)
+    places: list[tuple[tuple[int, int], str, tuple[int, int, int]]] = []
+    for mask, number in zip(masks, numbers, strict=True):
+        if mask.any():
+            shape = _enlarge(mask, factor)
+            big = tint(big, shape, colour_of(number), alpha=0.0, width=2)
+            point = _inner_point(shape, [place for place, _, _ in places])
+            places.append((point, str(number), colour_of(number)))
+    return _write_at(big, places)
 
 
 def tint(
@@ -152,7 +177,42 @@ def _enlarge(pixels: NDArray[Scalar], factor: int) -> NDArray[Scalar]:
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else pixels
 
 
-def _captions(texts: Sequence[str], width: int) -> Pixels:
+def _inner_point(mask: NDArray[np.bool_], taken: Sequence[tuple[int, int]] = ()) -> tuple[int, int]:
+    """x, y of the pixel of a mask farthest from its border, if possible not at a taken one."""
+    import cv2
+
+    # Beyond the picture nothing is inside: a mask that fills it has its point in the middle.
+    deep = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)
+    free = deep.copy()
+    for x, y in taken:
+        free[
+            max(y - LINE_HEIGHT, 0) : y + LINE_HEIGHT, max(x - LINE_HEIGHT, 0) : x + LINE_HEIGHT
+        ] = 0
+    deepest = (free if free.any() else deep).argmax()
+    y, x = divmod(int(deepest), deep.shape[1])
+    return x - 1, y - 1
+
+
+def _write_at(
+    image: Pixels, places: Sequence[tuple[tuple[int, int], str, tuple[int, int, int]]]
+) -> Pixels:
+    """Words in a colour, rimmed, each centred at x, y."""
+    from PIL import Image, ImageDraw
+
+    picture = Image.fromarray(image)
+    pen, font = ImageDraw.Draw(picture), _font()
+    for (x, y), words, colour in places:
+        left, top, right, bottom = pen.textbbox((0, 0), words, font=font, stroke_width=2)
+        # Near a border it moves inwards, so that every number can be read.
+        corner = (
+            min(max(x - (left + right) / 2, -left), max(picture.width - right, -left)),
+            min(max(y - (top + bottom) / 2, -top), max(picture.height - bottom, -top)),
+        )
+        pen.text(corner, words, fill=colour, font=font, stroke_width=2, stroke_fill=INK)
+    return np.asarray(picture, np.uint8)
+
+
+def _captions(texts: Sequence[str], width: int, *, one_colour: bool = False) -> Pixels:
     """The strip below a picture: a colour swatch and the words of each expression."""
     from PIL import Image, ImageDraw
 
@@ -165,7 +225,7 @@ def _captions(texts: Sequence[str], width: int) -> Pixels:
     for index, lines in enumerate(wrapped):
         corner = (MARGIN, top + 2)
         far = (MARGIN + FONT_SIZE, top + 2 + FONT_SIZE)
-        pen.rectangle((corner, far), fill=colour_of(index), outline=INK)
+        pen.rectangle((corner, far), fill=colour_of(0 if one_colour else index), outline=INK)
         for line in lines:
             pen.text((2 * MARGIN + FONT_SIZE, top), line, fill=INK, font=font)
             top += LINE_HEIGHT

@@ -1,12 +1,16 @@
 """Masks for words, for people: `load(name).segment(image, "the cup left of the laptop")`.
 
-predictor = Predictor(load("vega-scenes"))
+predictor = Predictor(load("mutual-scenes"))
 predictor.set_image("photo.jpg")          # the part no expression changes runs once
 first = predictor.segment("left cup")     # a Prediction; a list of texts gives a list
+words = predictor.describe(first.mask)    # Expressions for a region, by models that write
+found = predictor.propose()               # Proposals, by models that choose among them
 """
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -14,13 +18,17 @@ import torch
 
 from refseg import models
 from refseg.data.tokens import clean
+from refseg.describe import Described, check_writes, describe
 from refseg.errors import ConfigError, ImageError
 from refseg.models import Model
 from refseg.ops.images import Source, load_image
-from refseg.types import Batch, Prediction, Sample
+from refseg.propose import Proposal, check_proposes, list_proposals
+from refseg.region import Region, RegionLike, read_region
+from refseg.types import Batch, Expression, Prediction, Sample
 
 DEFAULT_MODEL = "vega-scenes"
 AT_ONCE = 16  # expressions in one pass: more would only cost memory
+MATCHED = 0.5  # IoU of a region and its proposal, from which the one stands for the other
 
 
 class Segmenter(Model):
@@ -40,6 +48,26 @@ class Segmenter(Model):
         characters).
         """
         return Predictor(self).set_image(image).segment(text)
+
+    def describe(
+        self,
+        image: Source,
+        region: RegionLike,
+        *,
+        beams: int = 5,
+        keep: int = 3,
+        verify: bool = False,
+    ) -> list[Expression]:
+        """Expressions for a region of `image`; see `Predictor.describe`."""
+        check_writes(self, verify=verify)
+        predictor = Predictor(self).set_image(image)
+        described = predictor.describe_region(region, beams=beams, keep=keep, verify=verify)
+        return _expressions(described, self.name)
+
+    def propose(self, image: Source) -> list[Proposal]:
+        """Everything in `image` that the model takes for an object; see `Predictor.propose`."""
+        check_proposes(self)
+        return Predictor(self).set_image(image).propose()
 
 
 class Predictor:
@@ -66,13 +94,74 @@ class Predictor:
 
     def segment(self, text: str | list[str]) -> Prediction | list[Prediction]:
         """As `Segmenter.segment`, about the image that was set. Raises ImageError without one."""
-        if self._image is None:
-            raise ImageError("no image has been set", remedy="call set_image(image) first")
+        self._need_image()
         if isinstance(text, str):
             return self._answer([clean(text)])[0]
         texts = [clean(one) for one in text]
         starts = range(0, len(texts), AT_ONCE)
         return [p for start in starts for p in self._answer(texts[start : start + AT_ONCE])]
+
+    def describe(
+        self, region: RegionLike, *, beams: int = 5, keep: int = 3, verify: bool = False
+    ) -> list[Expression]:
+        """Expressions for a region of the image that was set, best first, each text once.
+
+        region: bool [H, W], or a box x0, y0, x1, y1 px. A model taught on masks takes a box as
+        filled, one taught on boxes takes a mask as its tight box. beams: sentences searched for
+        at a time, 1 is greedy. keep: at most so many are given back, one if greedy. verify: let
+        the model read each again, and say whether it means the same object (`refers_back`).
+        Warns when the model has no proposal that fits the region (`MATCHED`); `describe_region`
+        says so in a value.
+        Raises ConfigError for a model that writes none and numbers out of range, DataError for a
+        region that is none, ImageError without an image.
+        """
+        described = self.describe_region(region, beams=beams, keep=keep, verify=verify)
+        return _expressions(described, self.model.name)
+
+    @torch.inference_mode()
+    def describe_region(
+        self, region: RegionLike, *, beams: int = 5, keep: int = 3, verify: bool = False
+    ) -> Described:
+        """As `describe`, with the proposal that stood for the region and how well it fits.
+
+        iou: of the two in px; below `MATCHED` the expressions may mean something else.
+        """
+        check_writes(self.model, verify=verify)
+        self._need_image()
+        asked = read_region(region, self._image.shape[:2])
+        (described,) = describe(
+            self.model,
+            [asked.picture()],
+            [(0, 0)],
+            beams=beams,
+            keep=keep,
+            verify=verify,
+            proposals=self._state,
+        )
+        return replace(described, iou=self._fit(asked, described.proposal))
+
+    def propose(self) -> list[Proposal]:
+        """Everything in the image that was set that the model takes for an object, surest first.
+
+        No expression is read. There are as many as the model has queries; near-duplicates are
+        among them (`refseg.propose.distinct` leaves them out). Raises ConfigError for a model
+        that makes none, ImageError without an image.
+        """
+        check_proposes(self.model)
+        self._need_image()
+        geometry = self.model.preprocess.geometry(self._image.shape[:2])
+        return list_proposals(self.model, self._state, geometry)
+
+    def _fit(self, region: Region, number: int) -> float:
+        """IoU in px of the region, as the model was taught, and a proposal."""
+        boxes = getattr(self.model.method.config.extractor, "region", "mask") == "box"
+        ours = region.filled() if boxes else region.mask
+        theirs = next(one.mask for one in self.propose() if one.number == number)
+        return float((ours & theirs).sum() / (ours | theirs).sum())  # a region has pixels
+
+    def _need_image(self) -> None:
+        if self._image is None:
+            raise ImageError("no image has been set", remedy="call set_image(image) first")
 
     @torch.inference_mode()
     def _encode(self) -> Any:
@@ -96,6 +185,17 @@ class Predictor:
             Sample(key=str(i), image=self._image, text=text, image_id=0, ref_id=0, sent_id=i)
             for i, text in enumerate(texts)
         ]
+
+
+def _expressions(described: Described, name: str) -> list[Expression]:
+    """Those of `described`, with a warning at the caller if they may mean something else."""
+    if described.iou is not None and described.iou < MATCHED:
+        warnings.warn(
+            f"the proposal of {name} that comes nearest to the region has an IoU of "
+            f"{described.iou:.2f} with it: the expressions may mean something else",
+            stacklevel=3,
+        )
+    return list(described.expressions)
 
 
 def load(name: str | Path = DEFAULT_MODEL, device: str = "auto") -> Segmenter:

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,7 +21,7 @@ import numpy as np
 
 from refseg.errors import ConfigError
 from refseg.method import trainable
-from refseg.types import Batch, Geometry
+from refseg.types import Batch, Geometry, NetObjects
 
 if TYPE_CHECKING:
     from torch import nn
@@ -116,23 +116,34 @@ def cost(make: Callable[[], Made], *, runs: int = 20, device: str = "cpu") -> Co
     )
 
 
-def case(size: int, tokens: int) -> Batch:
+def case(size: int, tokens: int, objects: Sequence[str] = ()) -> Batch:
     """One expression of `tokens` tokens about noise of [1, 3, size, size].
 
-    Token ids stay below 100, which every vocabulary has.
+    Token ids stay below 100, which every vocabulary has. objects: categories of annotated objects
+    with boxes, for methods that choose among them.
     """
     import torch
 
+    geometry = Geometry((size, size), (size, size), (1.0, 1.0))
     noise = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     return Batch(
         images=noise,
         image_of=torch.zeros(1, dtype=torch.long),
         words=1 + torch.arange(tokens)[None] % 98,
         word_mask=torch.ones(1, tokens, dtype=torch.bool),
-        geometry=(Geometry((size, size), (size, size), (1.0, 1.0)),),
+        geometry=(geometry,),
         keys=("0",),
         texts=("something",),
         weights=torch.ones(1),
+        objects=NetObjects(
+            known=torch.ones(1, len(objects), dtype=torch.bool),
+            ann_ids=torch.arange(len(objects))[None],
+            geometry=(geometry,),
+            boxes=torch.tensor([0.0, 0.0, size, size]).expand(1, len(objects), 4),
+            categories=(tuple(objects),),
+        )
+        if objects
+        else None,
     )
 
 

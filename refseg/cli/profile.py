@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from refseg.profile import Cost, Made, Part
 
 RANDOM = "random weights (a recipe was named): the cost is right, answers would be nonsense"
+OBJECTS = 10  # in a picture, for methods that choose among annotated ones; RefCOCO has as many
 SMALLEST = 0.01  # parts of parts below this share of everything are left out of the table
 
 
@@ -40,7 +41,8 @@ def profile(
 ) -> None:
     """Measure MODEL: parameters and multiply-adds by part, latency, peak memory.
 
-    One expression about one image of noise, forward pass only. A recipe's name builds the method
+    One expression about one image of noise (or about ten annotated objects, for a method that
+    chooses among these and sees no pixels), forward pass only. A recipe's name builds the method
     with random weights, so paper-size models can be measured without their weights.
     JSON: {"model", "weights", "size", "tokens", "params", "trainable", "macs", "parts",
     "forward_ms": {"median", "p90", "runs"}, "memory_mib": {"loaded", "peak"}, ...}.
@@ -101,7 +103,12 @@ def make_case(name: str, is_recipe: bool, size: int | None, tokens: int | None) 
         method = loaded.method
         own_size, own_tokens = loaded.preprocess.size, loaded.tokenizer.max_words
     _check_tokens(name, method, tokens or own_tokens)
-    return method, case(size or own_size, tokens or own_tokens)
+    objects = method.config.extractor.classes[:OBJECTS] if _reads_objects(method) else ()
+    return method, case(size or own_size, tokens or own_tokens, objects)
+
+
+def _reads_objects(method: Any) -> bool:
+    return bool(getattr(method, "reads_objects", False))
 
 
 def _check_tokens(name: str, method: Any, tokens: int) -> None:

@@ -48,6 +48,11 @@ def test_the_page_and_pictures(run: Run, sandbox: Path) -> None:
     for row in told["rows"]:
         assert set(row) == {"expression", "referent", "iou", "ms"}
         assert row["referent"]
+    for row in told["written"]:
+        named = {"picture", "described", "expression", "refers_back", "margin", "means"}
+        assert set(row) == named
+        assert row["expression"] in page
+    assert len(told["written"]) == 2 * len(told["pictures"])
     models = [score["model"] for score in told["scores"]]
     assert models[0] == models[1] == "vega-scenes"
     assert sum(name.startswith("baseline:") for name in models) == 3
@@ -70,6 +75,7 @@ def test_tables_are_shown(run: Run) -> None:
         "IoU %",
         "mIoU",
         "largest-object",
+        "refers back",
         "demo/index.html",
     ):
         assert words in result.stdout
