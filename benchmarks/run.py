@@ -1,7 +1,7 @@
 """Run benchmarks and write one result page each into benchmarks/results/.
 
     python benchmarks/run.py [NAME ...] [--real DIR]
-    NAME: store, metrics, captions, scenes, vega
+    NAME: store, metrics, captions, scenes, vega, mutual
 
 A page holds the command, the machine's class, versions, the date and the table as printed. Quote
 ratios from them: absolute times belong to the machine and its moods.
@@ -30,6 +30,7 @@ BENCHMARKS = {
     "captions": ("Scoring 5,000 written expressions", []),
     "scenes": ("Rendering the embedded world", ["--images", "400"]),
     "vega": ("VEGA at paper size", []),
+    "mutual": ("Mutual supervision", ["--real", "{real}"]),
 }
 
 

@@ -1,0 +1,155 @@
+"""Step 2 with the proposals of a frozen extractor kept, against an extractor asked every step."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.mutual.measuring import Table, compared, fix_length, same
+from refseg import models
+from refseg.data.catalog import open_data
+from refseg.data.dataset import ReferDataset
+from refseg.data.scenes.build import ensure_scenes
+from refseg.methods.mutual.disambiguation import Disambiguation, Texts
+from refseg.metrics.captions import CiderD, DocumentFrequency
+from refseg.recipes.base import Recipe, TokenConfig, WeightsConfig
+from refseg.recipes.batches import RecipeBatches
+from refseg.recipes.mutual import mutual_scenes
+from refseg.recipes.proposal_cache import CachedProposals, keep_proposals
+from refseg.referred import referred
+from refseg.types import Batch, Labels
+
+IDS = 8  # of a written sentence: about what a trained model writes about the world
+ANEW, KEPT = "extractor asked at every step", "ours: proposals kept"
+
+
+@contextmanager
+def own_cache() -> Iterator[Path]:
+    """A cache folder that is gone afterwards."""
+    before = os.environ.get("REFSEG_CACHE")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["REFSEG_CACHE"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            os.environ.pop("REFSEG_CACHE")
+            if before is not None:
+                os.environ["REFSEG_CACHE"] = before
+
+
+@dataclass
+class Learning:
+    """One way to step: its batches and its learner."""
+
+    batches: RecipeBatches
+    learner: Disambiguation
+    optimiser: torch.optim.Optimizer
+
+    def make(self, indices: list[int]) -> Batch:
+        return self.batches(indices, 0)
+
+    def step(self, batch: Batch) -> None:
+        self.optimiser.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = self.learner(batch)
+            total = self.learner.loss(outputs, batch)["total"]
+        torch.autograd.backward(total)
+        self.optimiser.step()
+
+
+def rewards(quick: bool, runs: int) -> tuple[dict[str, Table], dict[str, float]]:
+    """Tables, and what keeping the proposals costs once: images, seconds, bytes."""
+    recipe = mutual_scenes().model_copy(
+        update={"weights": WeightsConfig(), "tokens": TokenConfig(vocabulary=600, max_words=24)}
+    )
+    assert recipe.disambiguation is not None
+    size = 4 if quick else recipe.disambiguation.train.batch_size
+    with own_cache() as cache:
+        world = ensure_scenes(cache, images=40 if quick else 120, workers=1) / "scenes-all"
+        seen = opened(world, recipe, pixels=True)
+        torch.manual_seed(0)
+        texts = (seen.entry(row).text for row in range(len(seen)))
+        model = models.build(recipe, texts)
+        model.method.eval()
+        start = time.perf_counter()
+        rows = seen.picture_rows()
+        kept = keep_proposals(model, seen, rows, cache / "proposals", lambda done, of: None)
+        once = {
+            "images": float(len(rows)),
+            "seconds": time.perf_counter() - start,
+            "bytes_an_image": kept.features[0].nbytes,
+        }
+        fix_length(model.method.generator, IDS)
+        anew = learning(recipe, model, seen, None)
+        cached = learning(recipe, model, opened(world, recipe, pixels=False), kept)
+        indices = list(range(size))
+        agree(anew, cached, indices)
+        return tables(anew, cached, indices, runs), once
+
+
+def opened(world: Path, recipe: Recipe, *, pixels: bool) -> ReferDataset:
+    """As stage "disambiguate" opens it: without pixels, with no more than who the objects are."""
+    labels = recipe.labels() if pixels else Labels(frozenset({"category"}))
+    return open_data(world, "train", labels, view="ref", objects=True, pixels=pixels)
+
+
+def learning(
+    recipe: Recipe, model: models.Model, data: ReferDataset, kept: CachedProposals | None
+) -> Learning:
+    assert recipe.disambiguation is not None
+    references = {one.ann_id: list(one.references) for g in referred(data)[0] for one in g}
+    cider = CiderD(references, DocumentFrequency.fit(references))
+
+    def read(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        encoded = model.tokenizer.encode(list(texts))
+        return torch.from_numpy(encoded.words), torch.from_numpy(encoded.mask)
+
+    texts = Texts(model.tokenizer.decode, read, cider.score)
+    learner = Disambiguation(model.method, recipe.disambiguation.policy, texts, kept)
+    # So small a rate that the two ways, which share their weights, stay comparable.
+    optimiser = torch.optim.AdamW(model.method.generator.parameters(), lr=1e-12)
+    batches = RecipeBatches(
+        data, model.tokenizer, model.preprocess, recipe.data.augment, 0,
+        list(range(len(data))), recipe.data.per_image,
+    )  # fmt: skip
+    return Learning(batches, learner, optimiser)
+
+
+@torch.no_grad()
+def agree(anew: Learning, cached: Learning, indices: list[int]) -> None:
+    """The same proposals, but for float16 on disk, and the same objects matched to them."""
+    one, matched = anew.learner.source(anew.make(indices))
+    other, found = cached.learner.source(cached.make(indices))
+    assert torch.equal(matched.proposal, found.proposal), "other proposals stand for the objects"
+    same(one.features.half().float(), other.features, "proposals")
+
+
+def tables(anew: Learning, cached: Learning, indices: list[int], runs: int) -> dict[str, Table]:
+    ways = {ANEW: anew, KEPT: cached}
+    ready = {name: way.make(indices) for name, way in ways.items()}
+    objects = len(ready[ANEW])
+    about = f"{len(indices)} images, {objects} objects, 5 beams of {IDS} ids"
+    return {
+        f"a step of {about}: batch made and learnt from": compared(
+            {name: partial(whole, way, indices) for name, way in ways.items()}, runs
+        ),
+        "of it, making the batch (hidden by a loader worker)": compared(
+            {name: partial(way.make, indices) for name, way in ways.items()}, runs
+        ),
+        "of it, the step": compared(
+            {name: partial(way.step, ready[name]) for name, way in ways.items()}, runs
+        ),
+    }
+
+
+def whole(way: Learning, indices: list[int]) -> None:
+    way.step(way.make(indices))
