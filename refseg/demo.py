@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,22 @@ from refseg.baselines import NAMES, make_baseline
 from refseg.data.catalog import open_data, scenes_images
 from refseg.data.dataset import ReferDataset
 from refseg.data.scenes.build import ensure_scenes
-from refseg.data.scenes.model import Scene
+from refseg.data.scenes.model import Scene, SceneObject
 from refseg.data.scenes.oracle import referents
 from refseg.data.scenes.serial import read_scenes
 from refseg.data.store import cache_folder
+from refseg.describe import describe
 from refseg.evaluate import Answers, Options, Report, evaluate_all
+from refseg.meaning import world_of
 from refseg.metrics.iou import mask_counts
+from refseg.models import Model
 from refseg.page import Page
 from refseg.predict import Predictor, Segmenter
 from refseg.types import Labels, Sample
 
 STYLES = ("scenes", "scenes+", "scenesg")
+WRITER = "mutual-scenes"
+OBJECTS_WRITTEN = 2  # of each scene
 SCENES_SHOWN = 6
 ASKED = 3  # expressions about each of them
 IMAGES_SCORED = 200
@@ -52,13 +57,34 @@ class Row:
 
 
 @dataclass(frozen=True)
+class WrittenRow:
+    """An expression that the writer gave an object. refers_back: whether its own selection head
+    finds the object again, margin: by how much; means: by the oracle, one of `MEANINGS`.
+    """
+
+    picture: str
+    described: str
+    expression: str
+    refers_back: bool
+    margin: float
+    means: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "margin": round(self.margin, 4)}
+
+
+@dataclass(frozen=True)
 class Shown:
-    """One scene and the expressions asked about it. name: of its picture file."""
+    """One scene and the expressions asked about it. name: of its picture file. image_row: of the
+    data set's records.
+    """
 
     name: str
     style: str
     image: NDArray[np.uint8]
     rows: tuple[Row, ...]
+    image_row: int
 
     def picture(self) -> bytes:
         """The masks over the scene, as PNG."""
@@ -92,7 +118,36 @@ def _shown(model: Segmenter, dataset: ReferDataset, style: str, rows: Sequence[i
     scene = scene_of(dataset.folder.parent, asked[0].image_id)
     predictor = Predictor(model).set_image(asked[0].image)
     told = tuple(_row(predictor, sample, scene) for sample in asked)
-    return Shown(f"{style}_{asked[0].image_id}", style, asked[0].image, told)
+    image_row = dataset.entry(rows[0]).image_row
+    return Shown(f"{style}_{asked[0].image_id}", style, asked[0].image, told, image_row)
+
+
+def write_about(writer: Model, world: Path, shown: Sequence[Shown]) -> list[WrittenRow]:
+    """Expressions for the largest objects of each scene, each referred back."""
+    rows = []
+    for one in shown:
+        dataset = open_data(world / one.style, "val", LABELS, objects=True)
+        picture = dataset.picture(one.image_row)
+        rendered, _ = world_of(dataset, {picture.image_id})
+        assert rendered is not None  # `world` is one
+        assert picture.objects is not None
+        scene = rendered.scenes[picture.image_id]
+        ids = picture.objects.ann_ids.tolist()
+        sizes = [0 if mask is None else int(mask.sum()) for mask in picture.objects.masks or ()]
+        largest = sorted(range(len(ids)), key=lambda row: -sizes[row])[:OBJECTS_WRITTEN]
+        found = describe(writer, [picture], [(0, row) for row in largest], beams=5, verify=True)
+        for row, described in zip(largest, found, strict=True):
+            # Annotations are numbered as the scene lists its objects.
+            item = scene.objects[sorted(ids).index(ids[row])]
+            for best in described.expressions:
+                means = rendered.meaning(best.text, one.image_row, ids[row])
+                assert best.margin is not None
+                rows.append(
+                    WrittenRow(
+                        one.name, named(item), best.text, bool(best.refers_back), best.margin, means
+                    )
+                )
+    return rows
 
 
 def _row(predictor: Predictor, sample: Sample, scene: Scene) -> Row:
@@ -113,15 +168,13 @@ def scene_of(world: Path, image_id: int) -> Scene:
 def meaning(text: str, scene: Scene) -> str:
     """What the oracle says the expression means: "small red shiny ball"."""
     meant = referents(text, scene)
-    objects = (item for item in scene.objects if item.object_id in meant)
-    return ", ".join(
-        " ".join(
-            word
-            for word in (item.size, item.colour, item.material, item.pattern, item.kind)
-            if word != "plain"
-        )
-        for item in objects
-    )
+    return ", ".join(named(item) for item in scene.objects if item.object_id in meant)
+
+
+def named(item: SceneObject) -> str:
+    """An object by its attributes: "small red shiny ball"."""
+    words = (item.size, item.colour, item.material, item.pattern, item.kind)
+    return " ".join(word for word in words if word != "plain")
 
 
 def scored_split(world: Path, images: int = IMAGES_SCORED) -> tuple[ReferDataset, int]:
@@ -142,7 +195,9 @@ def score(
     return reports
 
 
-def demo_page(model: str, shown: Sequence[Shown], reports: Sequence[Report]) -> str:
+def demo_page(
+    model: str, shown: Sequence[Shown], reports: Sequence[Report], written: Sequence[WrittenRow]
+) -> str:
     """The demonstration as one HTML page."""
     page = Page(f"refseg demo: {model}")
     page.text(
@@ -158,6 +213,26 @@ def demo_page(model: str, shown: Sequence[Shown], reports: Sequence[Report]) -> 
             (one.name, row.expression, row.referent, f"{100 * row.iou:.1f}", f"{row.ms:.0f}")
             for one in shown
             for row in one.rows
+        ),
+    )
+    page.heading("Written expressions")
+    page.text(
+        f"{WRITER} was given the region of an object and wrote what would mean it. Its selection "
+        "head, given the expression alone, then chose a region: back says whether it was the same "
+        "one, margin by how much. The last column is what the expression means by the oracle."
+    )
+    page.table(
+        ("picture", "object", "expression", "back", "margin", "by the oracle"),
+        (
+            (
+                row.picture,
+                row.described,
+                row.expression,
+                "yes" if row.refers_back else "no",
+                f"{row.margin:.2f}",
+                row.means,
+            )
+            for row in written
         ),
     )
     first = reports[0]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from refseg.data.collate import collate_pictures
-from refseg.errors import ConfigError, DataError
+from refseg.errors import ConfigError, NoProposal
 from refseg.methods import method_types
 from refseg.models import Model, find_model, list_bundled, read_model_file
 from refseg.types import Batch, Expression, Picture
@@ -30,7 +30,7 @@ class Described:
     """expressions: best first, distinct texts; fewer than asked for if no more were found.
 
     iou: of the region and the proposal that stands for it, None when proposals are the annotated
-    objects. proposal: its number.
+    objects. proposal: its number. Where none stands for the region: no expressions, 0 or None, -1.
     """
 
     expressions: tuple[Expression, ...]
@@ -41,11 +41,13 @@ class Described:
 @dataclass(frozen=True)
 class Verdict:
     """hit: the judge's best proposal is the region's. margin: probability of the region's proposal
-    minus that of the best other one, -1..1.
+    minus that of the best other one, -1..1. matched: False where no proposal of the judge stands
+    for the region, which is no hit by a margin of -1.
     """
 
     hit: bool
     margin: float
+    matched: bool = True
 
 
 Asked = Sequence[tuple[int, int]]
@@ -62,47 +64,41 @@ def describe(
     keep: int = 1,
     verify: bool = False,
     proposals: Any = None,
+    strict: bool = True,
 ) -> list[Described]:
     """Expressions for regions.
 
     asked: (picture, row of its object) of each region. beams: 1 is greedy. keep: expressions of
     each region. verify: let the model's own selection head say whether each refers back.
     proposals: of the pictures, where they are known already (`method.propose`); then no pixels
-    are looked at, and pictures [H, W, 0] will do.
+    are looked at, and pictures [H, W, 0] will do. strict: False lets regions that no proposal
+    stands for go without, as if only the others had been asked for.
     Raises ConfigError for a model that does not write (or, to verify, read) and for numbers out
-    of range, DataError for a region without an extent or one that no proposal stands for.
+    of range; if strict, NoProposal for a region without an extent or one too many.
     """
     check_writes(model, verify=verify)
     check_search(beams, keep)
     if not asked:
         return []
-    seen = _look(model, pictures, asked, proposals)
-    found = model.method.write(
-        seen.proposals,
-        seen.image_of,
-        seen.target,
-        beams=beams,
-        keep=1 if beams == 1 else max(beams, keep),  # some may turn out to be the same text
-    )
-    told = [
-        _distinct(model, words, mask, scores, keep)
-        for words, mask, scores in zip(
-            found.words.tolist(), found.mask.tolist(), found.log_p.tolist(), strict=True
-        )
-    ]
+    seen = _look(model, pictures, asked, proposals, strict)
+    told = _written(model, seen, beams, keep)
     if verify:
         told = _verified(model, seen, told)
-    return [
-        Described(tuple(texts), iou, k)
-        for texts, iou, k in zip(told, seen.iou, seen.target.tolist(), strict=True)
-    ]
+    found = map(Described, map(tuple, told), seen.iou, seen.target.tolist())
+    nothing = Described((), None if model.method.reads_objects else 0.0, -1)
+    return [next(found) if there else nothing for there in seen.matched]
 
 
 @torch.inference_mode()
 def refer_back(
-    judge: Model, pictures: Sequence[Picture], asked: Asked, texts: Sequence[str]
+    judge: Model,
+    pictures: Sequence[Picture],
+    asked: Asked,
+    texts: Sequence[str],
+    *,
+    strict: bool = True,
 ) -> list[Verdict]:
-    """Whether each text means its region to `judge`. Raises ConfigError, DataError (see above)."""
+    """Whether each text means its region to `judge`. strict, errors: as for `describe`."""
     if not getattr(judge.method, "config", None) or not getattr(
         judge.method.config, "select", False
     ):
@@ -110,7 +106,12 @@ def refer_back(
             f"{judge.name}: method {judge.method_name} does not choose among proposals",
             remedy="judge with a model of the method mutual",
         )
-    return _judge(judge, _look(judge, pictures, asked), texts) if asked else []
+    if not asked:
+        return []
+    seen = _look(judge, pictures, asked, None, strict)
+    kept = [text for text, there in zip(texts, seen.matched, strict=True) if there]
+    told = iter(_judge(judge, seen, kept))
+    return [next(told) if there else Verdict(False, -1.0, False) for there in seen.matched]
 
 
 def writes(model: Model) -> bool:
@@ -152,30 +153,53 @@ def check_search(beams: int, keep: int) -> None:
 
 @dataclass(frozen=True)
 class _Seen:
-    """proposals of the pictures; image_of, target: [E] int64 of the regions asked for."""
+    """proposals of the pictures. matched: whether one stands for each region asked for.
+
+    image_of, target: [E] int64 of the E regions that one stands for; iou: theirs.
+    """
 
     proposals: Any
+    matched: list[bool]
     image_of: Tensor
     target: Tensor
     iou: list[float | None]
 
 
-def _look(model: Model, pictures: Sequence[Picture], asked: Asked, proposals: Any = None) -> _Seen:
+def _look(
+    model: Model, pictures: Sequence[Picture], asked: Asked, proposals: Any, strict: bool
+) -> _Seen:
     model.method.eval()
     batch: Batch = collate_pictures(pictures, model.preprocess).to(model.device)
     if proposals is None:
         proposals = model.method.propose(batch)
     matching = model.method.match(proposals, batch)
     images, rows = torch.tensor(asked, device=model.device).view(-1, 2).unbind(dim=1)
-    target = matching.proposal[images, rows]
-    if bool((target < 0).any()):
-        image, row = asked[int((target < 0).nonzero()[0, 0])]
-        raise DataError(
-            f"image {pictures[image].image_id}: no proposal stands for object {row}",
-            remedy="it has no extent, or the image has more objects than the model has proposals",
-        )
+    there = matching.proposal[images, rows] >= 0
+    matched = there.tolist()
+    if strict and not all(matched):
+        image, row = asked[matched.index(False)]
+        raise NoProposal(pictures[image].image_id, row)
+    images, rows = images[there], rows[there]
     iou = [None if model.method.reads_objects else v for v in matching.iou[images, rows].tolist()]
-    return _Seen(proposals, images, target, iou)
+    return _Seen(proposals, matched, images, matching.proposal[images, rows], iou)
+
+
+def _written(model: Model, seen: _Seen, beams: int, keep: int) -> list[list[Expression]]:
+    if not any(seen.matched):
+        return []
+    found = model.method.write(
+        seen.proposals,
+        seen.image_of,
+        seen.target,
+        beams=beams,
+        keep=1 if beams == 1 else max(beams, keep),  # some may turn out to be the same text
+    )
+    return [
+        _distinct(model, words, mask, scores, keep)
+        for words, mask, scores in zip(
+            found.words.tolist(), found.mask.tolist(), found.log_p.tolist(), strict=True
+        )
+    ]
 
 
 def _distinct(
@@ -198,7 +222,7 @@ def _verified(
     owner = torch.tensor([e for e, texts in enumerate(told) for _ in texts], dtype=torch.int64)
     owner = owner.to(seen.target.device)
     every = [expression for texts in told for expression in texts]
-    chosen = _Seen(seen.proposals, seen.image_of[owner], seen.target[owner], [])
+    chosen = replace(seen, image_of=seen.image_of[owner], target=seen.target[owner])
     verdicts = iter(_judge(model, chosen, [expression.text for expression in every]))
     return [
         [replace(one, refers_back=v.hit, margin=v.margin) for one, v in zip(texts, verdicts)]  # noqa: B905

@@ -43,6 +43,17 @@ class DataError(RefsegError):
     """A data set's file is missing, broken, or contradicts another file."""
 
 
+class NoProposal(DataError):
+    """No proposal stands for an object of an image."""
+
+    def __init__(self, image_id: int, row: int) -> None:
+        super().__init__(
+            f"image {image_id}: no proposal stands for object {row}",
+            remedy="it has no extent, or the image has more objects than the model has proposals",
+        )
+        self.args = image_id, row  # what a copy in another process is made from
+
+
 class LabelsError(RefsegError):
     """A label was asked for that the labels contract does not grant."""
 

@@ -9,11 +9,11 @@ Expressions about one image are asked together, so a method that can encodes the
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 from typing import Protocol as Shape
 
 import numpy as np
@@ -23,11 +23,14 @@ from refseg.data.dataset import ReferDataset
 from refseg.data.selection import MaskRule
 from refseg.errors import DataError, LabelsError
 from refseg.metrics.meter import Meter, bootstrap_interval, pairwise_consistency
+from refseg.metrics.oracle import OracleBound
 from refseg.metrics.protocols import Protocol, get_protocol
 from refseg.types import Prediction, Sample
 
 Perturb = Callable[[str, np.random.Generator], str]
 Keep = Callable[[Sample, Prediction, float], None]
+Job = TypeVar("Job")
+Done = TypeVar("Done")
 
 
 class Answers(Shape):
@@ -118,7 +121,9 @@ def evaluate_all(
     """A report per protocol, all from one pass of the model over `dataset`.
 
     "consistency" among the metrics is the mean IoU over pairs of predictions for different
-    expressions of one object (VEGA, figures 7 and 9), where there are such.
+    expressions of one object (VEGA, figures 7 and 9), where there are such. "oracle" and "oracle
+    Pr@0.5" are those of a perfect choice among the candidates, where the method has such; always
+    at the image's own size (see `refseg.metrics.oracle`).
     Raises UnknownName (protocol, mask rule), LabelsError (masks not granted), DataError (nothing
     to score).
     """
@@ -131,8 +136,9 @@ def evaluate_all(
             f"{dataset.name}: split {dataset.split} holds no expression", remedy="another --split"
         )
     agreement, image_of = _Agreement(), {}
+    bounds = {rule: OracleBound() for rule in targets}
     for samples, truths in _batches(dataset, targets, options):
-        asked = [_asked(sample, options) for sample in samples]
+        asked = [as_asked(sample, options) for sample in samples]
         for index, prediction in enumerate(model.predict(asked)):
             sample = samples[index]
             scores = [
@@ -141,14 +147,20 @@ def evaluate_all(
             ]
             image_of[sample.key] = sample.image_id
             agreement.add(sample, prediction)
+            for rule, bound in bounds.items():
+                bound.add(prediction, target_mask(truths[rule][index]))
             if options.keep is not None:
                 options.keep(asked[index], prediction, scores[0])
         if options.progress is not None:
             options.progress(len(samples))
     about = (model.name, dataset.name, dataset.split)
     labels = str(model.card.get("labels used", "unknown"))
+    consistency = agreement.mean()
+    same = {} if consistency is None else {"consistency": consistency}
+    more = {rule: same | bound.result() for rule, bound in bounds.items()}
     return [
-        _report(meter, about, labels, options.text, agreement.mean(), image_of) for meter in meters
+        _report(meter, about, labels, options.text, more[meter.protocol.mask_rule], image_of)
+        for meter in meters
     ]
 
 
@@ -185,10 +197,15 @@ def _batches(
         truths = {rule: view.samples(rows) for rule, view in targets.items()}
         return next(iter(truths.values())), truths
 
+    return read_ahead(read, packed(dataset.groups_by_image(), options.batch_size, options.limit))
+
+
+def read_ahead(read: Callable[[Job], Done], jobs: Iterable[Job]) -> Iterator[Done]:
+    """`read` of every job in order; the next one runs in a thread while the present is used."""
     with ThreadPoolExecutor(1) as reader:
-        waiting: list[Any] = []
-        for rows in packed(dataset.groups_by_image(), options.batch_size, options.limit):
-            waiting.append(reader.submit(read, rows))
+        waiting: list[Future[Done]] = []
+        for job in jobs:
+            waiting.append(reader.submit(read, job))
             if len(waiting) > 1:
                 yield waiting.pop(0).result()
         for last in waiting:
@@ -215,13 +232,19 @@ def packed(
         yield batch
 
 
-def _asked(sample: Sample, options: Options) -> Sample:
-    """What the model sees: no label at all, the words perhaps perturbed."""
+def as_asked(sample: Sample, options: Options) -> Sample:
+    """What the model sees: no label of the expression, the words perhaps perturbed.
+
+    The objects of the image stay where the data set was opened with them: they are what some
+    methods choose among. Which of them is meant does not.
+    """
     text = sample.text
     if options.perturb is not None:
         seed = zlib.crc32(sample.key.encode())
         text = options.perturb(text, np.random.default_rng(seed))
-    return replace(sample, text=text, mask=None, box_xyxy=None, category=None, empty=None, parts=0)
+    return replace(
+        sample, text=text, mask=None, box_xyxy=None, category=None, empty=None, parts=0, target=None
+    )
 
 
 def _update(meter: Meter, prediction: Prediction, truth: Sample) -> float:
@@ -273,12 +296,10 @@ def _report(
     about: tuple[str, str, str],
     labels: str,
     text: str,
-    agreement: float | None,
+    more: dict[str, float],
     image_of: Mapping[str, int],
 ) -> Report:
-    metrics = meter.result()
-    if agreement is not None:
-        metrics["consistency"] = agreement
+    metrics = meter.result() | more
     samples = meter.samples()
     images = np.array([image_of[key] for key in samples["key"]])
     name = meter.protocol.name

@@ -5,14 +5,18 @@ the predictor know nothing else about it. Optional abilities are asked for by na
 
     encode_image(images) -> state      images: [I, 3, H, W]; the part no expression changes
     answer(state, batch) -> Outputs    same result as forward(batch), image part not repeated
-    describe(image, region) -> list    expressions for a region
+    propose(batch) -> proposals        all that could be meant in the batch's images
+    write(proposals, image_of, target) expressions about proposals; `refseg.describe` asks for them
+    hub_parts() -> kind -> module      what may start from weights in the hub's format
+    word_limits, word_ids              the longest expression, the special tokens' ids, it takes
+    reads_pixels, reads_objects        what forward looks at, where it is not pixels alone
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -40,11 +44,15 @@ class ParameterGroup:
 class Method(Protocol):
     """forward -> loss or decode; see the module docstring.
 
-    needs: the labels that `loss` reads. `forward` must not read labels at all.
+    needs: the labels that `loss` reads. `forward` must not read labels at all; a method that
+    chooses among the annotated objects says so (`reads_objects`), for it they are no labels.
     """
 
-    needs: ClassVar[Labels]
     config: MethodConfig
+
+    @property
+    def needs(self) -> Labels:
+        """A class attribute, or a property where it depends on the configuration."""
 
     def __call__(self, batch: Batch) -> Any: ...
 

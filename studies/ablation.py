@@ -10,7 +10,8 @@ compares whole systems. The AUC of the CLS token's similarity map tells what tha
 from __future__ import annotations
 
 from studies.base import Outcome, Setting
-from studies.trained import NOTE_SEEDS, differences, summary, train_all
+from studies.paired import NOTE_SEEDS, differences, summary
+from studies.trained import MEASURES, train_all
 
 
 def run(setting: Setting) -> Outcome:
@@ -22,8 +23,8 @@ def run(setting: Setting) -> Outcome:
         "table": training.table,
         "steps": done[0].steps,
         "n": done[0].n,
-        "rows": summary(done, training.variants),
-        "differences": differences(done, training.variants),
+        "rows": summary(done, training.variants, MEASURES),
+        "differences": differences(done, training.variants, MEASURES),
         "runs": [one.to_json() for one in done],
         "note": NOTE_SEEDS,
     }

@@ -89,6 +89,11 @@ def open_scenes(style: str, split: str) -> ReferDataset:
     return open_data(style, split, LABELS)
 
 
+def slug(name: str) -> str:
+    """A variant's name as a folder's: "unambiguity+CIDEr" -> "unambiguity-cider"."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def say(text: str) -> None:
     """Tell the person who waits."""
     print(text, file=sys.stderr, flush=True)

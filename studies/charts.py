@@ -68,11 +68,26 @@ def ksweep(numbers: Mapping[str, Any]) -> bytes:
 
 def ablation(numbers: Mapping[str, Any]) -> bytes:
     """Every seed of every variant as a dot, the mean as a line."""
+    return _by_seed(numbers, numbers["runs"], ("mIoU", "oIoU"))
+
+
+def mutual_ablation(numbers: Mapping[str, Any]) -> bytes:
+    """The same for a model that reads and writes; what a variant does not do is left empty."""
+    runs = [{"variant": run["variant"], **run["values"]} for run in numbers["runs"]]
+    return _by_seed(numbers, runs, ("mIoU", "Rb-Acc"))
+
+
+def _by_seed(
+    numbers: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], measures: tuple[str, str]
+) -> bytes:
     names = [row["variant"] for row in numbers["rows"]]
     figure = new_figure(6.4, 0.9 + 0.42 * len(names))
-    for axes, measure in zip(figure.subplots(1, 2, sharey=True), ("mIoU", "oIoU"), strict=True):
+    for axes, measure in zip(figure.subplots(1, 2, sharey=True), measures, strict=True):
         for place, name in enumerate(names):
-            mine = [100 * run[measure] for run in numbers["runs"] if run["variant"] == name]
+            told = [run[measure] for run in runs if run["variant"] == name]
+            mine = [100 * value for value in told if value is not None]
+            if not mine:
+                continue
             axes.plot(mine, [place] * len(mine), "o", color=SKY, markersize=5)
             mean = sum(mine) / len(mine)
             axes.plot([mean, mean], [place - 0.3, place + 0.3], color=BLUE, linewidth=2)
@@ -80,6 +95,32 @@ def ablation(numbers: Mapping[str, Any]) -> bytes:
         axes.set_ylim(len(names) - 0.5, -0.5)
         tidy(axes, xlabel=f"{measure}, %")
     figure.suptitle(f"Variants, {numbers['steps']:,} steps; each dot a seed", fontsize=10)
+    return to_png(figure)
+
+
+def rewards(numbers: Mapping[str, Any]) -> bytes:
+    """Rb-Acc over CIDEr of the main search before step 2 and after each reward, by split."""
+    panels = [
+        (f"{name} {split}", [row for row in found["expressions"] if row["split"] == split])
+        for name, found in numbers["sets"].items()
+        for split in found["directions"]
+    ]
+    figure = new_figure(6.4, 2.9 * ((len(panels) + 1) // 2))
+    grid = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).ravel()
+    colours = (GREY, BLUE, RED, ORANGE, SKY)
+    for axes, (title, rows) in zip(grid, panels, strict=False):
+        main = [row for row in rows if row["beams"] == numbers["beams"][0]]
+        for row, colour in zip(main, colours, strict=True):
+            scores, (low, high) = row["metrics"], row["intervals"]["Rb-Acc"]
+            cider = scores.get("CIDEr merged", scores["CIDEr"])
+            axes.plot([cider, cider], [100 * low, 100 * high], color=colour, linewidth=1.6)
+            label = row["variant"]
+            axes.plot(cider, 100 * scores["Rb-Acc"], "o", color=colour, markersize=6, label=label)
+        tidy(axes, title=title, xlabel="CIDEr", ylabel="Rb-Acc, %")
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return to_png(figure)
 
 
@@ -105,4 +146,7 @@ CHARTS = {
     "ablation-contrastive": {"ablation-contrastive.png": ablation},
     "ksweep": {"ksweep.png": ksweep},
     "ksweep-train": {"ksweep-train.png": ksweep},
+    "mutual_boxes": {"mutual-rewards.png": rewards},
+    "mutual_ablation-parts": {"mutual-parts.png": mutual_ablation},
+    "mutual_ablation-written": {"mutual-written.png": mutual_ablation},
 }

@@ -19,7 +19,8 @@ from refseg.evaluate import Options, evaluate_all
 from refseg.metrics.meter import bootstrap_interval
 from refseg.models import Model
 from studies.base import Outcome, Setting, learned_from, open_scenes, say
-from studies.trained import NOTE_SEEDS, differences, summary, train_all
+from studies.paired import NOTE_SEEDS, differences, summary
+from studies.trained import MEASURES, train_all
 
 PROTOCOL = "original"
 EXPRESSIONS = 1200  # at inference, of scenes val: differences are paired, so fewer will do
@@ -86,8 +87,8 @@ def _by_training(setting: Setting) -> Outcome:
     done = train_all(training, setting.limit)
     numbers = {
         "mode": "train",
-        "rows": summary(done, training.variants),
-        "differences": differences(done, training.variants),
+        "rows": summary(done, training.variants, MEASURES),
+        "differences": differences(done, training.variants, MEASURES),
         "runs": [one.to_json() for one in done],
         "note": NOTE_SEEDS,
     }

@@ -16,7 +16,7 @@ from typing import Any
 
 from refseg.errors import DataError, RefsegError
 from refseg.ops.files import atomic_write_bytes, atomic_write_text
-from studies import tables
+from studies import mutual_page, tables
 from studies.base import FIGURES, RESULTS
 from studies.charts import CHARTS
 from studies.tables import between, percent
@@ -212,6 +212,10 @@ SECTIONS: Mapping[str, Callable[[Record], Values]] = {
     "ksweep-train": _ksweep_train,
     "tsne": _tsne,
     "figures": _figures,
+    "mutual_boxes": mutual_page.boxes,
+    "mutual_scenes": mutual_page.scenes,
+    "mutual_ablation-parts": mutual_page.ablation,
+    "mutual_ablation-written": mutual_page.ablation,
 }
 COMMANDS = {
     **{name: f"python -m studies.vega {name}" for name in SECTIONS},
@@ -220,6 +224,10 @@ COMMANDS = {
     "ablation-start": "python -m studies.vega ablation --table start --seeds 0 1 2",
     "ablation-optimiser": "python -m studies.vega ablation --table optimiser --seeds 0 1 2",
     "ksweep-train": "python -m studies.vega ksweep --mode train --seeds 0 1 2",
+    "mutual_boxes": "python -m studies.mutual boxes --real DIR",
+    "mutual_scenes": "python -m studies.mutual scenes --judge RUN --run RUN",
+    "mutual_ablation-parts": "python -m studies.mutual ablation --table parts --seeds 0 1 2",
+    "mutual_ablation-written": "python -m studies.mutual ablation --table written --seeds 0 1 2",
 }
 
 

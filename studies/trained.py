@@ -1,4 +1,4 @@
-"""Variants of a recipe trained with paired seeds, scored, and compared.
+"""Variants of VEGA's recipe trained with paired seeds and scored.
 
 Runs with the same seed see the same data in the same order for the same number of steps. Each run
 is a folder of its own; a finished one is not trained again, an interrupted one goes on, and its
@@ -8,15 +8,11 @@ scores lie beside it.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from refseg import models
 from refseg.data.dataset import ReferDataset
@@ -29,18 +25,14 @@ from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.runner import run_recipe
 from refseg.types import Prediction, Sample
 from studies.auc import auc
-from studies.base import STYLES, Training, open_scenes, say
+from studies.base import STYLES, Training, open_scenes, say, slug
+from studies.paired import Measures
 from studies.questions import Objects
 from studies.variants import TABLES
 
 RECIPE = "vega_scenes"
 PROTOCOL = "original"
 CLS_MAP = "cls_similarity"
-LEVEL = 0.95
-NOTE_SEEDS = (
-    "A difference is called inconclusive when the 95 % interval of its mean over paired seeds "
-    "(Student's t) holds zero, or when there is only one seed."
-)
 
 
 @dataclass(frozen=True)
@@ -87,8 +79,7 @@ def recipe_of(training: Training, variant: str, seed: int) -> Recipe:
 
 def run_name(variant: str, seed: int, steps: int | None) -> str:
     """A folder's name that tells runs apart."""
-    plain = re.sub(r"[^a-z0-9]+", "-", variant.lower()).strip("-")
-    return f"{plain}-seed{seed}-steps{steps}"
+    return f"{slug(variant)}-seed{seed}-steps{steps}"
 
 
 def _scores(variant: str, seed: int, recipe: Recipe, model: Path, limit: int | None) -> Trained:
@@ -145,54 +136,9 @@ class ClsMaps:
             self.images.append(sample.image_id)
 
 
-# -- comparing ---------------------------------------------------------------------------------
-
-
-def summary(done: Sequence[Trained], variants: Sequence[str]) -> list[dict[str, Any]]:
-    """Mean and spread (sample standard deviation) over the seeds, variant by variant."""
-    rows = []
-    for variant in variants:
-        mine = [one for one in done if one.variant == variant]
-        row: dict[str, Any] = {"variant": variant, "seeds": len(mine)}
-        for name, value_of in MEASURES.items():
-            values = [v for one in mine if (v := value_of(one)) is not None]
-            row[name] = float(np.mean(values)) if values else None
-            row[f"{name} spread"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        rows.append(row)
-    return rows
-
-
-MEASURES: Mapping[str, Callable[[Trained], float | None]] = {
+#: What variants are compared by; see `studies.paired`.
+MEASURES: Measures[Trained] = {
     "mIoU": lambda one: one.mIoU,
     "oIoU": lambda one: one.oIoU,
     "CLS AUC": lambda one: one.cls_auc,
 }
-
-
-def differences(done: Sequence[Trained], variants: Sequence[str]) -> list[dict[str, Any]]:
-    """Every pair of variants, on the seeds both were trained with."""
-    by_name = {(one.variant, one.seed): one for one in done}
-    rows = []
-    for better, worse in combinations(variants, 2):
-        seeds = [one.seed for one in done if one.variant == better]
-        pairs = [(by_name[better, s], by_name[worse, s]) for s in seeds if (worse, s) in by_name]
-        for name, value_of in MEASURES.items():
-            told = [(value_of(a), value_of(b)) for a, b in pairs]
-            gaps = [a - b for a, b in told if a is not None and b is not None]
-            if gaps:
-                rows.append({"of": better, "over": worse, "measure": name, **paired(gaps)})
-    return rows
-
-
-def paired(gaps: Sequence[float]) -> dict[str, Any]:
-    """The mean of paired differences, its interval, and what may be said of it."""
-    mean = float(np.mean(gaps))
-    if len(gaps) < 2:
-        return {"seeds": 1, "difference": mean, "interval": None, "verdict": "inconclusive"}
-    half = float(
-        student.ppf((1 + LEVEL) / 2, len(gaps) - 1) * np.std(gaps, ddof=1) / np.sqrt(len(gaps))
-    )
-    interval = (mean - half, mean + half)
-    clear = interval[0] > 0 or interval[1] < 0
-    verdict = ("higher" if mean > 0 else "lower") if clear else "inconclusive"
-    return {"seeds": len(gaps), "difference": mean, "interval": interval, "verdict": verdict}

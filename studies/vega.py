@@ -7,7 +7,6 @@ Each writes docs/results/STUDY.json (what was measured, and with what) and its p
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from studies import (
     tsne,
 )
 from studies.base import FIGURES, RESULTS, Outcome, Setting, Training, model_identity, say, write
+from studies.command import positive, told
 from studies.variants import TABLES
 
 Run = Callable[[Setting], Outcome]
@@ -51,8 +51,6 @@ ABOUT = {
     "ablation": "what each part is worth (Tables 2 to 4); trains",
     "all": "all of them that train nothing",
 }
-# They say where things lie, not what was measured.
-PLACES = ("out", "figures", "runs", "data")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -116,19 +114,7 @@ def _training(name: str, parsed: argparse.Namespace) -> Training | None:
 
 def command(name: str, parsed: argparse.Namespace) -> str:
     """What makes this study's result again, without anything that names a machine."""
-    words = ["python", "-m", "studies.vega", name]
-    own = _parser().parse_args([name])
-    for key, value in vars(own).items():
-        given = getattr(parsed, key, value)
-        if key == "study" or key in PLACES or given == value:
-            continue
-        told = given if isinstance(given, list) else [given]
-        flags = [f"--{key}"] if key != "set" else []
-        if key == "set":
-            words += [word for one in told for word in ("--set", str(one))]
-            continue
-        words += [*flags, *(Path(one).name if key == "model" else str(one) for one in told)]
-    return shlex.join(words)
+    return told("studies.vega", _parser().parse_args([name]), parsed, name)
 
 
 def _real(parsed: argparse.Namespace) -> Path:
@@ -140,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     studies = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
     for name, about in ABOUT.items():
         one = studies.add_parser(name, help=about, description=about)
-        one.add_argument("--limit", type=_positive, help="the first N expressions of each split")
+        one.add_argument("--limit", type=positive, help="the first N expressions of each split")
         one.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
         one.add_argument("--figures", type=Path, default=FIGURES, help="folder of the pictures")
         one.add_argument("--data", type=Path, help="folder of the real photographs")
@@ -160,17 +146,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=_positive, help="of each run [the recipe's]")
+    parser.add_argument("--steps", type=positive, help="of each run [the recipe's]")
     parser.add_argument("--runs", type=Path, default=Path("runs/studies"), help="folder of runs")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="for every run"
     )
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -32,14 +32,30 @@ def prose(page: Path) -> str:
     return re.sub(r"^```.*?^```$", "", text_of(page), flags=re.M | re.S)
 
 
+def sections(page: Path) -> dict[str, str]:
+    """The prose of a page by its second-level headings; what stands before them is under ""."""
+    first, *rest = re.split(r"^## ", prose(page), flags=re.M)
+    return {"": first} | {title: text for title, _, text in (part.partition("\n") for part in rest)}
+
+
 def spans(page: Path) -> list[str]:
     """What stands in backticks outside the fences."""
-    return re.findall(r"`([^`\n]+)`", prose(page))
+    return spans_of(prose(page))
+
+
+def spans_of(text: str) -> list[str]:
+    """What stands in backticks."""
+    return re.findall(r"`([^`\n]+)`", text)
 
 
 def table_rows(page: Path, start: str) -> list[list[str]]:
     """The cells of the table whose head begins with `start`, without head and rule."""
-    lines = text_of(page).split("\n")
+    return rows_of(text_of(page), start)
+
+
+def rows_of(text: str, start: str) -> list[list[str]]:
+    """As `table_rows`, of a text."""
+    lines = text.split("\n")
     first = next(number for number, line in enumerate(lines) if line.startswith(start)) + 2
     rows = []
     for line in lines[first:]:

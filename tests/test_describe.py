@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +11,13 @@ import pytest
 import torch
 
 from refseg.data.collate import collate_pictures
-from refseg.describe import Asked, Described, describe, refer_back, writes
-from refseg.errors import ConfigError, DataError
+from refseg.describe import Asked, Described, Verdict, describe, refer_back, writes
+from refseg.errors import ConfigError, DataError, NoProposal
 from refseg.methods.mutual import Mutual
 from refseg.models import Model
 from refseg.nn.beam import Found
 from refseg.types import Objects, Picture
-from tests.methods.toy import toy_model, toy_samples
+from tests.methods.toy import learned, toy_model, toy_samples
 from tests.methods.toy_configs import annotated_config, mask2former_config, mutual_config
 
 ASKED: Asked = ((1, 0), (0, 1), (1, 1), (2, 0))
@@ -61,6 +62,21 @@ def test_expressions_are_distinct_and_the_best_come_first(name: str) -> None:
         assert all(score <= 0 for score in scores)
         assert all(one.refers_back is one.margin is None for one in each.expressions)
     assert len({tuple(said) for said in texts(found)}) > 1  # another region, another text
+
+
+def test_what_was_learned_is_written_and_refers_back() -> None:
+    model = replace(toy_model("mutual annotated"), method=learned("mutual annotated"))
+    samples = toy_samples(2)
+    seen = [Picture(s.image_id, s.image, s.objects) for s in samples[::2]]
+    asked = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for beams in (1, 3):
+        found = describe(model, seen, asked, beams=beams, verify=True)
+        assert texts(found) == [[s.text] for s in samples]
+        assert all(each.expressions[0].refers_back for each in found)
+    margins = [v.margin for v in refer_back(model, seen, asked, [s.text for s in samples])]
+    assert min(margins) > 0.5
+    swapped = refer_back(model, seen, asked, [samples[i].text for i in (1, 0, 3, 2)])
+    assert not any(v.hit for v in swapped)
 
 
 @BOTH
@@ -235,26 +251,74 @@ def test_who_cannot_read_says_so() -> None:
         describe(deaf, pictures(), ASKED, verify=True)
 
 
-def test_a_region_that_no_proposal_stands_for() -> None:
-    """The picture and the region are named: no extent, or too many objects for too few queries."""
+def without(row: int, image_id: int) -> Picture:
+    """One of `pictures` whose object `row` has neither a box nor a mask."""
     picture = pictures()[0]
     objects = picture.objects
     assert objects is not None
     assert objects.boxes_xyxy is not None
     assert objects.masks is not None
-    boxes = objects.boxes_xyxy.copy()
-    boxes[1] = np.nan
-    unstated = replace(picture, objects=replace(objects, boxes_xyxy=boxes))
-    empty = (objects.masks[0], np.zeros_like(objects.masks[1]))
-    gone = replace(picture, image_id=77, objects=replace(objects, masks=empty))
+    boxes, masks = objects.boxes_xyxy.copy(), list(objects.masks)
+    boxes[row], masks[row] = np.nan, np.zeros_like(masks[row])
+    gone = replace(objects, boxes_xyxy=boxes, masks=tuple(masks))
+    return replace(picture, image_id=image_id, objects=gone)
+
+
+def test_a_region_that_no_proposal_stands_for() -> None:
+    """The picture and the region are named: no extent, or too many objects for too few queries."""
+    seen, picture = without(1, 77), pictures()[0]
     crowded = with_config(mask2former_config(queries=1))
-    for model, seen, asked in (
-        (model_of(), unstated, [(0, 1)]),
-        (model_of("mutual"), gone, [(0, 0), (0, 1)]),
+    for model, shown, asked in (
+        (model_of(), seen, [(0, 1)]),
+        (model_of("mutual"), seen, [(0, 0), (0, 1)]),
         (crowded, picture, [(0, 0), (0, 1)]),
     ):
-        with pytest.raises(DataError, match=rf"image {seen.image_id}: no proposal .* object [01]"):
-            describe(model, [seen], asked)
-    assert len(describe(model_of(), [unstated], [(0, 0)])) == 1
+        told = rf"image {shown.image_id}: no proposal .* object [01]"
+        with pytest.raises(NoProposal, match=told) as caught:
+            describe(model, [shown], asked)
+        copy = pickle.loads(pickle.dumps(caught.value))
+        assert str(copy) == str(caught.value)
+        with pytest.raises(NoProposal, match=told):
+            refer_back(model, [shown], asked, ["red disc"] * len(asked))
+    assert len(describe(model_of(), [seen], [(0, 0)])) == 1
     with pytest.raises(DataError, match="objects=True"):
-        describe(model_of(), [replace(picture, objects=None)], [(0, 0)])
+        describe(model_of(), [replace(picture, objects=None)], [(0, 0)], strict=False)
+
+
+@BOTH
+def test_the_others_get_what_they_would_get_alone(name: str) -> None:
+    """Regions without a proposal, in mixed pictures, go without, and no others change."""
+    model = model_of(name)
+    options: dict[str, Any] = {"beams": 3, "keep": 2, "verify": True}
+    shown = [without(1, 7), *pictures()[1:], without(0, 8)]
+    asked = [(0, 1), (1, 0), (0, 0), (3, 0), (2, 1), (3, 1)]
+    lost = {(0, 1), (3, 0)}
+    kept = [one for one in asked if one not in lost]
+    nothing = Described((), None if name == "mutual annotated" else 0.0, -1)
+    alone = dict(zip(kept, describe(model, shown, kept, **options), strict=True))
+    found = describe(model, shown, asked, strict=False, **options)
+    assert found == [alone.get(one, nothing) for one in asked]
+    assert describe(model, shown, kept, strict=False, **options) == list(alone.values())
+
+    said = dict(zip(asked, ["disc", "red disc", "left", "ball", "square", "a blue"], strict=True))
+    verdicts = refer_back(model, shown, kept, [said[one] for one in kept])
+    assert len({one.margin for one in verdicts}) > 1
+    told = dict(zip(kept, verdicts, strict=True))
+    missed = Verdict(hit=False, margin=-1.0, matched=False)
+    assert refer_back(model, shown, asked, list(said.values()), strict=False) == [
+        told.get(one, missed) for one in asked
+    ]
+
+
+@BOTH
+def test_where_no_region_has_a_proposal_no_head_is_asked(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, shown, asked = model_of(name), [without(1, 7), without(0, 8)], [(1, 0), (0, 1)]
+    for head in ("write", "score"):
+        monkeypatch.setattr(model.method, head, None)
+    iou = None if name == "mutual annotated" else 0.0
+    found = describe(model, shown, asked, verify=True, strict=False)
+    assert found == [Described((), iou, -1)] * 2
+    verdicts = refer_back(model, shown, asked, ["red disc", "disc"], strict=False)
+    assert verdicts == [Verdict(False, -1.0, matched=False)] * 2

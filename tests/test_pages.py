@@ -10,15 +10,35 @@ from pathlib import Path
 
 import pytest
 
+from refseg.errors import RefsegError
 from refseg.metrics.protocols import PROTOCOLS, Protocol
 from refseg.recipes.catalog import ENCODERS, RECIPES, get_recipe
 from refseg.recipes.overrides import apply_overrides, leaf_keys
-from tests.pages import DOCS, PAGES, ROOT, page_id, prose, spans, table_rows, text_of
+from tests.pages import (
+    DOCS,
+    PAGES,
+    ROOT,
+    page_id,
+    prose,
+    rows_of,
+    sections,
+    spans,
+    spans_of,
+    table_rows,
+    text_of,
+)
 from tests.test_levels import MAY_IMPORT
 
 DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
 NAMED = re.compile(r"((?:refseg|tests|docs|benchmarks|studies)/[\w./-]*)(?::([\w.]+))?")
-SETTING = re.compile(r"(?:data|method|preprocess|tokens|weights|train)\.[\w.]+(?:=.+)?|select=\w+")
+SETTING = re.compile(
+    r"(?:data|method|preprocess|tokens|weights|train|disambiguation|pseudo)\.[\w.]+(?:=.+)?"
+    r"|(?:select|stages)=.+"
+)
+#: Section of papers.md -> the recipe that its settings change, and the numbers of its equations.
+PAPERS = {"VEGA": ("vega_refcoco", 5), "Mutual supervision": ("mutual_refcoco", 6)}
+#: Elsewhere a setting may be one of any of these.
+SETTABLE = ("vega_scenes", "mutual_scenes", "mutual_refcoco_boxes")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=page_id)
 
@@ -67,22 +87,63 @@ def definitions(path: Path) -> frozenset[str]:
 
 @pages
 def test_named_settings_can_be_set(page: Path) -> None:
-    recipe = get_recipe("vega_scenes")
-    keys = set(leaf_keys(recipe))
-    for span in spans(page):
-        words = [
-            word
-            for word in span.removeprefix("--set ").split()
-            if SETTING.fullmatch(word) and not word.endswith((".py", ".md"))
-        ]
-        apply_overrides(recipe, [word for word in words if "=" in word])
-        for word in words:
-            assert "=" in word or any(f"{key}.".startswith(f"{word}.") for key in keys), word
+    for title, text in sections(page).items():
+        recipes = PAPERS[title][:1] if title in PAPERS else SETTABLE
+        for span in spans_of(text):
+            if words := settings_of(span):
+                problems = [why_not_set(words, recipe) for recipe in recipes]
+                assert not all(problems), problems
 
 
-def test_every_equation_of_the_paper_is_on_its_page() -> None:
-    rows = [row[0] for row in table_rows(DOCS / "papers.md", "| paper | code |")]
-    for number in range(1, 6):
+def settings_of(span: str) -> list[str]:
+    """The settings, or keys of settings, in what stands between backticks."""
+    words = span.removeprefix("--set ").split()
+    return [w for w in words if SETTING.fullmatch(w) and not w.endswith((".py", ".md"))]
+
+
+@cache
+def keys_of(recipe: str) -> tuple[str, ...]:
+    return tuple(leaf_keys(get_recipe(recipe)))
+
+
+def why_not_set(words: list[str], recipe: str) -> str:
+    """Empty if the settings can be set in the recipe, all at once, and the keys are its keys."""
+    try:
+        apply_overrides(get_recipe(recipe), [word for word in words if "=" in word])
+    except RefsegError as error:
+        return f"{recipe}: {error}"
+    named = [word for word in words if "=" not in word]
+    unknown = [
+        w for w in named if not any(f"{key}.".startswith(f"{w}.") for key in keys_of(recipe))
+    ]
+    return f"{recipe} has no {unknown}" if unknown else ""
+
+
+@pytest.mark.parametrize("title", PAPERS)
+def test_every_row_of_a_paper_can_be_set(title: str) -> None:
+    """All settings of a row together, as a person gives them."""
+    rows = rows_of(sections(DOCS / "papers.md")[title], "| paper | row | setting |")
+    assert len(rows) > 20
+    for row in rows:
+        words = [word for span in spans_of(row[-1]) for word in settings_of(span)]
+        assert words, f"no setting for {row}"
+        assert not why_not_set(words, PAPERS[title][0]), row
+
+
+def test_a_wrong_setting_is_seen() -> None:
+    for words in (
+        ["method.guidance=both"],
+        ["method.guidanse"],
+        ["data.labels=text", "select=oIoU"],
+    ):
+        assert why_not_set(words, "vega_scenes"), words
+    assert not why_not_set(["method.guidance", "method.guidance=visual"], "vega_scenes")
+
+
+@pytest.mark.parametrize("title", PAPERS)
+def test_every_equation_of_a_paper_is_on_its_page(title: str) -> None:
+    rows = [row[0] for row in rows_of(sections(DOCS / "papers.md")[title], "| paper | code |")]
+    for number in range(1, PAPERS[title][1] + 1):
         assert any(re.match(rf"Eq\. .*\b{number}\b", row) for row in rows), number
 
 

@@ -14,7 +14,7 @@ from refseg.cli.options import Device, Json, at_least_one, rendering
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from refseg.demo import Shown
+    from refseg.demo import Shown, WrittenRow
 
 
 def demo(
@@ -28,23 +28,35 @@ def demo(
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Segment expressions in rendered scenes, score them, and write pictures and a page.
+    """Segment expressions in rendered scenes, write some, score, and leave pictures and a page.
 
-    Renders the val split of `scenes` on first use. JSON: {"page", "pictures", "rows", "scores"}.
+    Renders the val split of `scenes` on first use. JSON: {"page", "pictures", "rows", "written",
+    "scores"}.
     """
     at_least_one("--images", images)
     with ui.results_only(json):
         ui.note(f"loading {model}")
-        from refseg.demo import demo_page, demo_world, score, scored_split, show_scenes
+        from refseg.demo import (
+            WRITER,
+            demo_page,
+            demo_world,
+            score,
+            scored_split,
+            show_scenes,
+            write_about,
+        )
         from refseg.ops.files import atomic_write_bytes, atomic_write_text
         from refseg.predict import load
 
         loaded = load(model, device)
-        with rendering() as told:
-            world = demo_world(told)
+        with rendering() as tick:
+            world = demo_world(tick)
         shown = list(show_scenes(loaded, world))
+        ui.note(f"loading {WRITER}")
+        written = write_about(load(WRITER, device), world, shown)
         if not json:
             ui.show(_table(shown))
+            ui.show(_written(written))
         pictures = [out / f"{one.name}.png" for one in shown]
         for path, one in zip(pictures, shown, strict=True):
             atomic_write_bytes(path, one.picture())
@@ -52,11 +64,12 @@ def demo(
         with ui.progress(f"scoring {limit:,} expressions", limit) as tick:
             reports = score(loaded, dataset, limit, tick)
         page = out / "index.html"
-        atomic_write_text(page, demo_page(loaded.name, shown, reports))
+        atomic_write_text(page, demo_page(loaded.name, shown, reports, written))
     if json:
         files = {"page": str(page), "pictures": [str(path) for path in pictures]}
         rows = [row.to_json() for one in shown for row in one.rows]
-        ui.emit_json({**files, "rows": rows, "scores": [one.to_json() for one in reports]})
+        told = {"rows": rows, "written": [row.to_json() for row in written]}
+        ui.emit_json({**files, **told, "scores": [one.to_json() for one in reports]})
         return
     show_reports(reports)
     for path in (*pictures, page):
@@ -75,3 +88,21 @@ def _table(shown: list[Shown]) -> Table:
         )
         made.add_section()
     return made
+
+
+def _written(rows: list[WrittenRow]) -> Table:
+    made = ui.table(["picture", "object", "written", "refers back", ">margin", "by the oracle"])
+    return ui.rows(
+        made,
+        (
+            (
+                row.picture,
+                row.described,
+                row.expression,
+                "yes" if row.refers_back else "no",
+                f"{row.margin:.2f}",
+                row.means,
+            )
+            for row in rows
+        ),
+    )

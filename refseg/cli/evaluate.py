@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from refseg.cli import evaluate_tasks as tasks
 from refseg.cli import ui
 from refseg.cli.options import (
     DataName,
@@ -18,11 +19,13 @@ from refseg.cli.options import (
     check_writable,
     ready_data,
 )
-from refseg.errors import UnknownName
+from refseg.errors import ConfigError, UnknownName
 
 if TYPE_CHECKING:
     from refseg.data.dataset import ReferDataset
     from refseg.evaluate import Answers, Options, Report
+
+BEAMS = 3
 
 
 def evaluate(
@@ -36,6 +39,15 @@ def evaluate(
     ],
     data: DataName = "scenes",
     split: Annotated[str, typer.Option(help="train, val, testA, testB, ...", metavar="S")] = "val",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="masks; objects (which of the annotated objects is meant); expressions (write one "
+            "about each object). [default: objects for methods that choose among annotated "
+            "objects, else masks]",
+            metavar="T",
+        ),
+    ] = None,
     protocol: Annotated[
         list[str] | None,
         typer.Option(
@@ -45,7 +57,10 @@ def evaluate(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="The first N expressions only.", metavar="N")
+        int | None,
+        typer.Option(
+            help="The first N expressions only (with --task expressions: objects).", metavar="N"
+        ),
     ] = None,
     images: Images = None,
     split_by: SplitBy = None,
@@ -60,7 +75,12 @@ def evaluate(
             metavar="R",
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Expressions asked at once.", metavar="N")] = 32,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            help="Expressions asked at once (with --task expressions: pictures).", metavar="N"
+        ),
+    ] = 32,
     perturb: Annotated[
         str | None,
         typer.Option(
@@ -68,9 +88,37 @@ def evaluate(
             metavar="KIND",
         ),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="With --task expressions: another model, whose selection head tells whether a "
+            "sentence leads back to its object (Rb-Acc).",
+            metavar="MODEL",
+        ),
+    ] = None,
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --task expressions: a data set over the same annotations whose sentences "
+            "join the references (RefCOCO+ for RefCOCO); may be repeated.",
+            metavar="NAME|DIR",
+        ),
+    ] = None,
+    beams: Annotated[
+        int | None,
+        typer.Option(
+            help="With --task expressions: width of the search, 1 is greedy. [default: 3]",
+            metavar="K",
+        ),
+    ] = None,
     device: Device = "auto",
     out: Annotated[
-        Path | None, typer.Option(help="Write the JSON to this file too.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            help="Write the JSON to this file too (with --task expressions: every sentence as "
+            "well).",
+            metavar="FILE",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -78,34 +126,51 @@ def evaluate(
 
     JSON: {"model", "data", "split", "protocol", "labels", "n", "metrics": {"mIoU", "oIoU",
     "Pr@0.5", ...}, ...} with fractions in 0..1, "labels" being what the model learned from; a
-    list of these when several protocols are asked for.
+    list of these when several protocols are asked for. --task objects: "protocol" is "annotated
+    objects", "metrics" {"accuracy", "accuracy with rivals", "chance"}, with "absent" and "rivals"
+    (expressions whose target is no single object; that have another object of its category).
+    --task expressions: {"task", "judge", "merged", "beams", "n" (objects), "metrics": {"CIDEr",
+    "METEOR" or "meteor_es", "Rb-Acc", "unambiguous", ...}, "notes", ...}.
     """
     with ui.results_only(json):
         at_least_one("--limit", limit)
         at_least_one("--batch-size", batch_size)
+        at_least_one("--beams", beams)
         if out is not None:
             check_writable("--out", out)
+        tasks.check_task(task)
         names = _checked(protocol or ["original"])
         change = _perturbation(perturb)
         loaded = _load(model, device)
-        ready_data(data)
-        opened = _open(data, split, images, split_by, text_field)
+        task = task or tasks.default_task(loaded)
+        given = {"--protocol": protocol, "--mask-rule": mask_rule, "--perturb": perturb}
+        tasks.check_options(task, {**given, "--judge": judge, "--merge": merge, "--beams": beams})
+        tasks.check_able(task, model, loaded)
+        judging = None if judge is None else _load_judge(judge, model, device)
+        for name in (data, *(merge or ())):
+            ready_data(name)
+        shown = tasks.reads(task, loaded, judging)
+        opened = _open(data, split, images, split_by, text_field, shown)
         from refseg.evaluate import Options
 
         options = Options(
             limit, batch_size, None, change, perturb or "as written",
             mask_rule=mask_rule,  # type: ignore[arg-type]
         )  # fmt: skip
-        reports = _run(loaded or _baseline(model, opened), opened, names, options)
-    told = [report.to_json() for report in reports]
+        if task == tasks.EXPRESSIONS:
+            told = tasks.expressions(loaded, judging, opened, options, merge or [], beams or BEAMS)
+        elif task == tasks.OBJECTS:
+            told = tasks.objects(loaded, opened, options)
+        else:
+            told = _masks(loaded or _baseline(model, opened), opened, names, options)
     if json:
-        ui.emit_json(told[0] if len(told) == 1 else told)
+        ui.emit_json(told.printed)
     else:
-        show(reports)
+        told.show()
     if out is not None:  # last: a full disk must not cost the numbers
         from refseg.ops.files import atomic_write_json
 
-        atomic_write_json(out, ui.finite(told[0] if len(told) == 1 else told))
+        atomic_write_json(out, ui.finite(told.kept))
 
 
 def _checked(protocols: list[str]) -> list[str]:
@@ -125,7 +190,12 @@ def _perturbation(kind: str | None) -> Any:
 
 
 def _open(
-    data: str, split: str, images: Path | None, split_by: str | None, text_field: str
+    data: str,
+    split: str,
+    images: Path | None,
+    split_by: str | None,
+    text_field: str,
+    shown: tasks.Reads,
 ) -> ReferDataset:
     from refseg.data.catalog import open_data
     from refseg.types import Labels
@@ -133,10 +203,12 @@ def _open(
     return open_data(
         data,
         split,
-        Labels.parse("text+box+mask"),
+        Labels(shown.labels),
         images=images,
         split_by=split_by,
         text_field=text_field,  # type: ignore[arg-type]
+        objects=shown.objects,
+        pixels=shown.pixels,
     )
 
 
@@ -155,22 +227,35 @@ def _load(model: str, device: str) -> Answers | None:
     return loaded
 
 
+def _load_judge(judge: str, model: str, device: str) -> Any:
+    from refseg.baselines import PREFIX
+
+    if judge.startswith(PREFIX):
+        raise ConfigError(f"--judge {judge} is no model", remedy="name a trained model")
+    tasks.check_judge(judge, model)
+    return _load(judge, device)
+
+
 def _baseline(model: str, dataset: ReferDataset) -> Answers:
     from refseg.baselines import make_baseline
 
     return make_baseline(model, dataset)
 
 
-def _run(
+def _masks(
     model: Answers, dataset: ReferDataset, protocols: list[str], options: Options
-) -> list[Report]:
+) -> tasks.Told:
     from dataclasses import replace
 
     from refseg.evaluate import count_expressions, evaluate_all
 
     total = count_expressions(dataset, options)
     with ui.progress(f"{model.name} on {dataset.name} {dataset.split}", total) as tick:
-        return evaluate_all(model, dataset, protocols, options=replace(options, progress=tick))
+        options = replace(options, progress=tick)
+        reports = evaluate_all(model, dataset, protocols, options=options)
+    each = [report.to_json() for report in reports]
+    printed = each[0] if len(each) == 1 else each
+    return tasks.Told(printed, printed, lambda: show(reports))
 
 
 def show(reports: list[Report]) -> None:

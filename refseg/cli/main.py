@@ -15,7 +15,21 @@ import typer
 from typer.core import TyperGroup
 
 from refseg import __version__
-from refseg.cli import data, demo, doctor, evaluate, models, predict, profile, report, train, ui
+from refseg.cli import (
+    data,
+    demo,
+    describe,
+    doctor,
+    evaluate,
+    label,
+    models,
+    predict,
+    profile,
+    propose,
+    report,
+    train,
+    ui,
+)
 from refseg.errors import RefsegError
 
 HELP = """Segment what words point at: an image and an expression go in, a mask comes out.
@@ -77,9 +91,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 ui.add(app, "predict", predict.predict)
+ui.add(app, "describe", describe.describe)
+ui.add(app, "propose", propose.propose)
 ui.add(app, "eval", evaluate.evaluate)
 ui.add(app, "train", train.train)
 app.add_typer(data.app, name="data")
+ui.add(app, "label", label.label)
 ui.add(app, "report", report.report)
 ui.add(app, "models", models.models)
 ui.add(app, "profile", profile.profile)

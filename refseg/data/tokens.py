@@ -19,7 +19,9 @@ from refseg.errors import ExpressionError, ModelError
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MAX_CHARACTERS = 1000
-_INSIDE = re.compile(r"(?<=\w) (['-]) (?=\w)")
+_HYPHEN = re.compile(r"(?<=\w) - (?=\w)")
+_ENDING = re.compile(r"(?<=\w) ' (?=(?:s|t|d|m|re|ve|ll)\b)|(?<=\bo) ' (?=\w)")
+_APOSTROPHE = re.compile(r"(?<=\w) '(?= |$)")
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class WordTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of word pieces, special tokens left out: "##" joins a piece to the one before,
-        and an apostrophe or a hyphen between letters joins both sides ("man's", "t-shirt").
+        a hyphen between letters both sides ("t-shirt"), an apostrophe the word before and an
+        ending behind it ("man's", "yankees' cap").
         """
         pieces = [self.tokenizer.id_to_token(int(i)) or "[UNK]" for i in ids]
         words: list[str] = []
@@ -86,8 +89,9 @@ class WordTokenizer:
             if piece.startswith("##") and words:
                 words[-1] += piece[2:]
             else:
-                words.append(piece)
-        return _INSIDE.sub(r"\1", " ".join(words))
+                words.append(piece.removeprefix("##"))
+        text = _HYPHEN.sub("-", " ".join(words))
+        return _APOSTROPHE.sub("'", _ENDING.sub("'", text))
 
     def save(self, path: Path) -> None:
         """Write `tokenizer.json`."""

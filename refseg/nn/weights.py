@@ -114,7 +114,9 @@ def load_hub_part(module: nn.Module, where: str, *, prefix: str) -> None:
     Raises ModelError when it is absent: nothing ever starts from random weights in silence.
     """
     state = read_state(weight_file(where))
-    inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    # Wherever it lies inside: a Mask2Former holds its Swin three names deep.
+    mark = f".{prefix}"
+    inside = {f".{k}".split(mark, 1)[1]: v for k, v in state.items() if mark in f".{k}"}
     state = inside or state
     parts = {key.split(".")[0] for key in module.state_dict()}
     fitting = {

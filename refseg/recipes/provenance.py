@@ -32,9 +32,11 @@ R = TypeVar("R", bound=BaseModel)
 def identity(recipe: BaseModel) -> dict[str, Any]:
     """What must stay the same for a run to be resumed: all but words, places and log settings."""
     whole = recipe.model_dump(mode="json", exclude={"promise": True, "data": {"images"}})
-    whole["train"] = {
-        key: value for key, value in whole["train"].items() if key not in TrainConfig.VOLATILE
-    }
+    stages = [part for part in whole.values() if isinstance(part, dict)]
+    for group in (whole, *stages):  # a stage may have a training of its own
+        if isinstance(group.get("train"), dict):
+            kept = group["train"].items()
+            group["train"] = {k: v for k, v in kept if k not in TrainConfig.VOLATILE}
     return whole
 
 

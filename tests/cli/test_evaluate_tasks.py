@@ -31,7 +31,7 @@ class Both(Chooser, Fake):
         writer = Fake()
         self.says, self.finds, self.iou = lambda n: f"ball {n % 2}", writer.finds, writer.iou
         self.pictures, self.beams = writer.pictures, writer.beams
-        self.refuses = self.refuses_pictures = ()
+        self.refuses = ()
         self.method = method(reads_pixels=False, **abilities)
 
 

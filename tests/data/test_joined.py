@@ -122,6 +122,4 @@ def test_a_copy_in_another_process_is_the_same(parts: list[ReferDataset]) -> Non
     joined = JoinedDataset(parts)
     again = pickle.loads(pickle.dumps(joined))
     rows = [7, 0, 10]
-    assert all(
-        same(a, b) for a, b in zip(joined.samples(rows), again.samples(rows), strict=True)
-    )
+    assert all(same(a, b) for a, b in zip(joined.samples(rows), again.samples(rows), strict=True))

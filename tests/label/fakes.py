@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
+from refseg.describe import Described
 from refseg.label import run as label
 from refseg.label import writing as label_writing
 from refseg.types import Expression, Picture
-
-
-@dataclass(frozen=True)
-class Described:
-    expressions: tuple[Expression, ...]
-    iou: float | None = None
 
 
 def describe(
@@ -25,14 +20,23 @@ def describe(
     beams: int = 3,
     keep: int = 1,
     verify: bool = False,
+    strict: bool = True,
+    lost: Collection[int] = (),
 ) -> list[Described]:
-    """Scores tell how much was asked at once: another batch would show in the bytes."""
+    """Scores tell how much was asked at once: another batch would show in the bytes.
+
+    lost: annotations that no proposal stands for.
+    """
+    assert not strict
     found = []
     for place, row in asked:
         picture = pictures[place]
         assert picture.objects is not None
         assert picture.objects.categories is not None
         name, ann_id = picture.objects.categories[row], int(picture.objects.ann_ids[row])
+        if ann_id in lost:
+            found.append(Described((), 0.0, -1))
+            continue
         look = int(picture.image.mean()) if picture.image.size else 0
         texts = [f"{name} {ann_id}", f"the {name} “{look}”", f"one of {beams}"]
         sentences = []
@@ -41,7 +45,7 @@ def describe(
             if verify:
                 told = replace(told, refers_back=rank == 0, margin=0.5 if rank == 0 else -0.1)
             sentences.append(told)
-        found.append(Described(tuple(sentences), 0.25 if ann_id % 3 == 0 else 0.75))
+        found.append(Described(tuple(sentences), 0.25 if ann_id % 3 == 0 else 0.75, row))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from PIL import Image
 
 from refseg.data.catalog import open_data, open_records
 from refseg.errors import ConfigError, DataError, UnknownName
-from refseg.label import LabelOptions, LabelResult, label
+from refseg.label import LabelOptions, LabelResult, label, writing
 from refseg.ops.masks import rle_encode
 from refseg.types import Labels, Sample
+from tests.label import fakes
 
 LABELS = Labels.parse("text+box+mask+category")
 SIDE = 64
@@ -37,6 +39,19 @@ def asked_ids(out: str = "taught") -> set[int]:
     records = open_records(out)
     ids = records.column("annotations", "ann_id")
     return {int(ids[row]) for ref in records.refs() for row in ref.ann_rows}
+
+
+def sentences(out: str) -> dict[int, list[tuple[str, float]]]:
+    """Annotation id -> texts and their scores."""
+    records = open_records(out)
+    ids = records.column("annotations", "ann_id")
+    return {
+        int(ids[ref.ann_rows[0]]): [
+            (records.sentence(row).raw, records.extra("sentences", row)["score"])
+            for row in ref.sent_rows
+        ]
+        for ref in records.refs()
+    }
 
 
 def first(count: int) -> np.ndarray:
@@ -161,6 +176,21 @@ def test_sentences_can_be_referred_back(teacher: Path) -> None:
         assert {extra["weight"] for extra in extras} == {0.5}
     poor = [ref for ref in records.refs() if ref.extra["iou"] < 0.5]
     assert 0 < len(poor) == result.counts["no proposal fits"] < result.asked
+
+
+@pytest.mark.usefixtures("writer")
+def test_an_object_that_no_proposal_stands_for(
+    teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is counted, has no ref, and changes nothing for the others."""
+    whole = label(options(teacher, out=Path("whole")), workers=1)
+    lost = set(sorted(asked_ids("whole"))[::5])
+    monkeypatch.setattr(writing, "describe", partial(fakes.describe, lost=lost))
+    result = label(options(teacher), workers=1)
+    assert result.asked == whole.asked
+    assert asked_ids() == asked_ids("whole") - lost
+    assert result.counts["nothing written"] == len(lost) > 1
+    assert sentences("taught") == {n: s for n, s in sentences("whole").items() if n not in lost}
 
 
 @pytest.mark.usefixtures("writer")

@@ -21,6 +21,7 @@ from tests.methods.toy import (
     answers,
     assert_same,
     drawn_objects,
+    learned,
     losses,
     other_scene,
     rows_of,
@@ -303,19 +304,8 @@ def test_four_samples_are_learned_by_heart(name: str) -> None:
     toy = TOYS[name]
     if toy.answers is None:
         pytest.skip("its loss sees no mask")
-    method = toy_method(name)
-    samples = toy_samples(2)
-    batch = toy_batch(samples)
-    groups = [
-        {"params": g.parameters, "lr": toy.lr * g.lr_scale} for g in method.parameter_groups()
-    ]
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
-    method.train()
-    for _ in range(toy.steps):
-        optimiser.zero_grad()
-        method.loss(method(batch), batch)["total"].backward()
-        optimiser.step()
-    predictions = answers(method.eval(), batch)
+    method, samples = learned(name), toy_samples(2)
+    predictions = answers(method, toy_batch(samples))
     for prediction, sample in zip(predictions, samples, strict=True):
         assert sample.mask is not None
         assert sample.box_xyxy is not None

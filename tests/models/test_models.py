@@ -423,7 +423,9 @@ def test_a_method_without_proposals_has_no_scores(model: Model) -> None:
     assert caught.value.remedy
 
 
-@pytest.mark.parametrize(("field", "token"), [("start", "[CLS]"), ("end", "[SEP]"), ("pad", "[PAD]")])
+@pytest.mark.parametrize(
+    ("field", "token"), [("start", "[CLS]"), ("end", "[SEP]"), ("pad", "[PAD]")]
+)
 def test_a_writer_with_other_ids_is_refused(field: str, token: str) -> None:
     made = toy_model("mutual annotated")
     own = getattr(made.method.config.generator, field)

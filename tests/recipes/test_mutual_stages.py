@@ -18,13 +18,14 @@ from refseg.data.scenes.model import KINDS
 from refseg.data.transforms import AugmentConfig
 from refseg.errors import ConfigError, ModelError, RunError
 from refseg.nn.weights import read_state
-from refseg.recipes import mutual_stages, runner
+from refseg.ops.files import sha256_file
+from refseg.recipes import mutual_stages, rewarding, runner
 from refseg.recipes.base import Recipe
 from refseg.recipes.batches import RecipeBatches, subset
 from refseg.recipes.catalog import get_recipe
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.runner import RunResult, run_recipe
-from refseg.recipes.training import open_split
+from refseg.recipes.training import Job, open_split
 from refseg.types import Labels
 from tests.worlds import WORLD_IMAGES
 
@@ -117,10 +118,10 @@ def test_every_stage_says_what_it_saw(recipe: Recipe, whole: Path) -> None:
         assert manifest["labels"] == str(recipe.labels()) == "text+mask+category"
         assert "recipe" in manifest["inputs"]
         for path, digest in manifest["outputs"].items():
-            assert mutual_stages.sha256_file(whole / name / path) == digest
+            assert sha256_file(whole / name / path) == digest
     inputs = json.loads((whole / "disambiguate" / "manifest.json").read_text())["inputs"]
     weights = whole / "train" / "model" / "model.safetensors"
-    assert inputs["model"] == mutual_stages.sha256_file(weights)
+    assert inputs["model"] == sha256_file(weights)
     told = json.loads((whole / "label" / "data" / "labels.json").read_text())
     assert told["labels used"] == "text+mask+category"
     assert told["labels seen here"] == "text+box+mask+category"
@@ -219,7 +220,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(
     # (whose calls, what is called, how many calls succeed, the stage that it dies in)
     deaths = [
         (RecipeBatches, "__call__", 2, "train"),  # one of them is the first look
-        (mutual_stages, "keep_proposals", 0, "disambiguate"),
+        (rewarding, "keep_proposals", 0, "disambiguate"),
         (RecipeBatches, "__call__", 1, "disambiguate"),
         (mutual_stages, "label", 0, "label"),
         (runner, "publish", 0, None),
@@ -280,7 +281,7 @@ def test_kept_proposals_of_another_model_are_refused(
     start, folder = tmp_path / "start", tmp_path / "run"
     shutil.copytree(whole / "train" / "model", start)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mutual_stages, "open_proposals", fail_after(0, print))
+        patch.setattr(rewarding, "open_proposals", fail_after(0, print))
         with pytest.raises(Killed):
             again(only_step_2(recipe, start), folder)
     model = models.load(start)
@@ -297,7 +298,7 @@ def test_kept_proposals_of_another_model_are_refused(
     [
         ({"pseudo": None}, "need the group pseudo"),
         ({"disambiguation": None}, "needs the group disambiguation"),
-        ({"stages": ("train", "label", "retrain")}, '"label" goes on from "disambiguate"'),
+        ({"stages": ("label", "retrain")}, '"label" goes on from "disambiguate"'),
         ({"stages": ("disambiguate", "train")}, '"disambiguate" goes on from "train"'),
         ({"stages": ("train", "retrain")}, '"retrain" goes on from "label"'),
     ],
@@ -332,6 +333,29 @@ def test_kept_proposals_want_pictures_as_they_are(
     with pytest.raises(ConfigError, match="augment") as caught:
         again(turned, tmp_path / "run")
     assert "disambiguation.cached=false" in caught.value.remedy
+
+
+def test_retraining_on_expressions_that_were_written_before(
+    recipe: Recipe, whole: Path, tmp_path: Path
+) -> None:
+    """With `pseudo.data` it needs no stage before, and from the same data is the same."""
+    given = f"pseudo.data={whole / 'label' / 'data'}"
+    again(apply_overrides(recipe, ["stages=[retrain]", given]), tmp_path / "run")
+    assert moved_between(tmp_path / "run" / "retrain", whole / "retrain") == set()
+
+
+def test_other_processes_wait_for_the_one_that_writes(
+    recipe: Recipe, whole: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole / "disambiguate" / "model", tmp_path / "disambiguate" / "model")
+
+    def written() -> None:
+        (tmp_path / "label" / "data").mkdir(parents=True)
+        (tmp_path / "label" / "data" / "refs(refseg).p").write_bytes(b"")
+
+    job = Job(recipe, tmp_path, False, "none", None, (1, 2), written)
+    outputs = mutual_stages.label_stage(job).run(tmp_path / "label")
+    assert [path.name for path in outputs] == ["refs(refseg).p"]
 
 
 def test_all_stages_without_a_pixel(recipe: Recipe, world: Path, tmp_path: Path) -> None:

@@ -171,9 +171,7 @@ def looped(learner: ProposalLearner, batches: PictureBatches) -> dict[str, float
             wanted = objects.masks[0, column].numpy()
             if not wanted.any():
                 continue
-            found = [
-                (one & wanted).sum() / max((one | wanted).sum(), 1) for one in ours
-            ]
+            found = [(one & wanted).sum() / max((one | wanted).sum(), 1) for one in ours]
             best.append(max(found))
             k = int(matching.proposal[0, column])
             own.append(found[k] if k >= 0 else 0.0)
@@ -289,9 +287,6 @@ def test_a_method_starts_from_the_whole_of_it(trained: Path) -> None:
     assert find_starts(wanted.weights).parts == {str(trained): "mask+category"}
 
 
-@pytest.mark.xfail(
-    strict=True, reason="load_hub_part looks for the part at the front of names alone"
-)
 def test_a_backbone_starts_from_its_backbone(trained: Path) -> None:
     """`weights.vision` of the same folder: the rest stays as it was drawn."""
     stored = read_state(trained / "model.safetensors")
@@ -337,7 +332,6 @@ def test_masks_are_not_for_those_who_were_granted_none(trained: Path) -> None:
     data = wanted.data.model_copy(update={"labels": "text", "evaluate": None})
     with pytest.raises(LabelsError, match="mask"):
         check_starts(wanted.model_copy(update={"data": data}), find_starts(wanted.weights))
-
 
 
 def test_a_start_is_where_the_backbone_begins(world: Path, tmp_path: Path) -> None:

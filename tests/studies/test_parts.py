@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from refseg import models
 from refseg.evaluate import Options, evaluate_all
-from studies import base, embedding, ksweep, questions, trained
+from studies import base, embedding, ksweep, paired, questions, trained
 from studies.auc import auc
 from studies.inside import cells_of, look_inside, unit
 from tests.methods.toy import toy_samples
@@ -212,7 +212,7 @@ def _run(variant: str, seed: int, miou: float, cls_auc: float | None = None) -> 
 def test_paired_differences_use_the_seeds_both_have() -> None:
     done = [_run("a", s, 0.5 + s / 10, 0.9) for s in (0, 1, 2)]
     done += [_run("b", s, 0.4 + s / 10 + s / 1000) for s in (0, 1)]
-    rows = {row["measure"]: row for row in trained.differences(done, ["a", "b"])}
+    rows = {row["measure"]: row for row in paired.differences(done, ["a", "b"], trained.MEASURES)}
     assert set(rows) == {"mIoU", "oIoU"}
     assert rows["mIoU"]["seeds"] == 2
     assert rows["mIoU"]["difference"] == pytest.approx(0.0995)
@@ -232,13 +232,12 @@ def test_paired_differences_use_the_seeds_both_have() -> None:
     ],
 )
 def test_verdicts(gaps: list[float], verdict: str) -> None:
-    assert trained.paired(gaps)["verdict"] == verdict
+    assert paired.paired(gaps)["verdict"] == verdict
 
 
 def test_summary_gives_means_and_spreads() -> None:
-    rows = trained.summary(
-        [_run("a", 0, 0.2, 0.6), _run("a", 1, 0.4, 0.8), _run("b", 0, 0.1)], "ab"
-    )
+    done = [_run("a", 0, 0.2, 0.6), _run("a", 1, 0.4, 0.8), _run("b", 0, 0.1)]
+    rows = paired.summary(done, "ab", trained.MEASURES)
     assert rows[0]["mIoU"] == pytest.approx(0.3)
     assert rows[0]["mIoU spread"] == pytest.approx(0.2 / np.sqrt(2))
     assert rows[0]["CLS AUC"] == pytest.approx(0.7)

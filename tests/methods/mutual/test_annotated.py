@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from refseg.errors import ConfigError, DataError
+from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.annotated import (
     AnnotatedObjects,
     box_features,
@@ -189,8 +190,6 @@ def test_the_target_alone_can_be_described() -> None:
     indicator = config.generator.indicator.model_copy(update={"target_only": True})
     generator = config.generator.model_copy(update={"indicator": indicator})
     torch.manual_seed(0)
-    from refseg.methods.mutual import Mutual
-
     method = shaken(Mutual(config.model_copy(update={"generator": generator}))).float()
     batch, alone = batch_of(objects()), batch_of(objects((0,)))
     with torch.no_grad():

@@ -38,9 +38,7 @@ EXTRACTORS = {
 }
 IMAGES = 3
 #: What people wrote about the objects 0..5; two sentences each.
-REFERENCES = {
-    sample.ref_id: [sample.text, f"the {sample.text}"] for sample in toy_samples(IMAGES)
-}
+REFERENCES = {sample.ref_id: [sample.text, f"the {sample.text}"] for sample in toy_samples(IMAGES)}
 FREQUENCY = DocumentFrequency.fit(REFERENCES)
 Spell = Callable[[Iterable[int]], str]
 
@@ -198,7 +196,9 @@ def test_rewards_and_loss_are_their_loops(kind: str) -> None:
             torch.testing.assert_close(terms["total"], plain, atol=1e-4, rtol=1e-4)
             assert float(terms["reward"]) == pytest.approx(np.mean(wanted), rel=1e-4)
             flat = [one for each in rows for one in each]
-            assert float(terms["cider"]) == pytest.approx(np.mean([s for _, s, _ in flat]), abs=1e-4)
+            assert float(terms["cider"]) == pytest.approx(
+                np.mean([s for _, s, _ in flat]), abs=1e-4
+            )
             names, parameters = zip(*method.generator.named_parameters(), strict=True)
             ours = torch.autograd.grad(terms["total"], parameters)
             theirs = torch.autograd.grad(plain, parameters, retain_graph=True)

@@ -15,8 +15,7 @@ from refseg.methods.mutual.mask2former import Mask2FormerExtractor
 from refseg.methods.mutual.model import chosen_objects
 from refseg.methods.mutual.proposals import Matching
 from refseg.types import Batch
-from tests.methods.mutual.test_mask2former import BOTH, RESNET, first_weight
-from tests.methods.mutual.toy import shaken
+from tests.methods.mutual.toy import FIRST, RESNET, first_weight, shaken
 from tests.methods.toy import losses, rows_of, toy_batch, toy_samples
 from tests.methods.toy_configs import annotated_config, mask2former_config, mutual_config
 
@@ -183,7 +182,7 @@ def test_one_task_alone(kept: str) -> None:
     method.parameter_groups()
 
 
-@BOTH
+@pytest.mark.parametrize("kind", sorted(FIRST))
 @pytest.mark.parametrize("end_to_end", [True, False])
 def test_both_heads_teach_the_first_layer(kind: str, end_to_end: bool) -> None:
     """Checklist 1: from each loss alone a gradient on what first sees pixels, or none at all."""

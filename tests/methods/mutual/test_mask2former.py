@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from refseg.errors import DataError
 from refseg.methods.mutual.config import Mask2FormerExtractorConfig, ResNetVisionConfig
@@ -17,11 +17,10 @@ from refseg.methods.mutual.objects import objects_of
 from refseg.methods.mutual.pretraining import ProposalLearner
 from refseg.nn.vision import SwinVisionConfig
 from refseg.types import Batch, Objects
+from tests.methods.mutual.toy import FIRST, RESNET, first_weight
 from tests.methods.toy import losses, toy_batch, toy_samples, without_labels
 from tests.methods.toy_configs import mask2former_config, toy_vision
 
-RESNET = ResNetVisionConfig(stem=8, channels=(8, 8, 16, 16), depths=(1, 1, 1, 1), block="basic")
-FIRST = {"swin": "patch_embeddings.projection.weight", "resnet": "embedder.convolution.weight"}
 BOTH = pytest.mark.parametrize("kind", sorted(FIRST))
 
 
@@ -29,13 +28,6 @@ def extractor(kind: str = "swin", **changes: Any) -> Mask2FormerExtractor:
     torch.manual_seed(0)
     backbone = toy_vision() if kind == "swin" else RESNET
     return Mask2FormerExtractor(mask2former_config(backbone=backbone, **changes)).eval()
-
-
-def first_weight(kind: str, module: nn.Module) -> Tensor:
-    """The first layer that sees pixels."""
-    named = [p for n, p in module.named_parameters() if n.endswith(FIRST[kind])]
-    assert len(named) == 1
-    return named[0]
 
 
 def batch_of(images: int = 2, **options: Any) -> Batch:

@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from refseg.methods.mutual.config import GeneratorConfig, IndicatorConfig, SelectionConfig
+from refseg.methods.mutual.config import (
+    GeneratorConfig,
+    IndicatorConfig,
+    ResNetVisionConfig,
+    SelectionConfig,
+)
 from refseg.methods.mutual.generator import Generator
 from refseg.methods.mutual.selection import ProposalSelection
 
@@ -15,6 +20,8 @@ IMAGES, N, C, V, TEXT = 3, 6, 12, 11, 10
 IMAGE_OF = torch.tensor([0, 2, 2, 1, 2])  # E = 5 objects of 3 images, three of one
 TARGET = torch.tensor([4, 0, 3, 5, 3])
 E = len(TARGET)
+RESNET = ResNetVisionConfig(stem=8, channels=(8, 8, 16, 16), depths=(1, 1, 1, 1), block="basic")
+FIRST = {"swin": "patch_embeddings.projection.weight", "resnet": "embedder.convolution.weight"}
 
 
 def shaken(module: nn.Module) -> Any:
@@ -70,3 +77,10 @@ def sentences(length: int = 6, seed: int = 2) -> Tensor:
 def no_gradient(module: nn.Module) -> list[str]:
     """Parameters that got none, or zeros."""
     return [n for n, p in module.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+def first_weight(kind: str, module: nn.Module) -> Tensor:
+    """The first layer that sees pixels."""
+    named = [p for n, p in module.named_parameters() if n.endswith(FIRST[kind])]
+    assert len(named) == 1
+    return named[0]

@@ -1,0 +1,123 @@
+"""Scores of the study "boxes": comprehension, what is written before and after step 2, directions.
+
+Published numbers stand in `studies.published`; here is only what was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from refseg.data.catalog import open_data
+from refseg.types import Labels
+from studies import kept
+from studies.base import Outcome
+from studies.directions import RB_ACC, Direction, judged
+from studies.kept import CIDER, METEOR_ES, Trained
+from studies.mutual_boxes import BEFORE, JUDGE, MAIN, REWARDS, Boxes
+
+PROTOCOL = "annotated objects"
+LABELS = Labels.parse("text+box+category")
+READ, WRITTEN = ("val", "testA", "testB"), ("testA", "testB")
+EXAMPLES = 4  # of each split
+#: What the paper reports, on RefCOCO+ testB (Tables 3 and 5).
+DIRECTIONS = (
+    Direction("step 2 raises Rb-Acc", MAIN, BEFORE, RB_ACC, "+"),
+    Direction("step 2 raises CIDEr", MAIN, BEFORE, CIDER, "+"),
+    Direction("step 2 lowers METEOR a little", MAIN, BEFORE, METEOR_ES, "-"),
+    Direction("unambiguity alone: more Rb-Acc than with CIDEr", "unambiguity", MAIN, RB_ACC, "+"),
+    Direction("unambiguity alone: less CIDEr than with CIDEr", "unambiguity", MAIN, CIDER, "-"),
+    Direction("softmax: more Rb-Acc than sigmoid", MAIN, "sigmoid", RB_ACC, "+"),
+    Direction("sigmoid: less Rb-Acc than before step 2", "sigmoid", BEFORE, RB_ACC, "-"),
+    Direction("tau 2.5: more Rb-Acc than tau 1", MAIN, "softmax tau 1", RB_ACC, "+"),
+)
+
+
+def score(asked: Boxes) -> Outcome:
+    """Score every run. Raises RunError when one has not been trained."""
+    sets = {name: _of_set(asked, name) for name in asked.sets}
+    labels = sets[asked.sets[0]]["comprehension"][0]["labels"]
+    data = [f"{name} {split}" for name in asked.sets for split in READ]
+    seeds = {"writer": 0, "judge": 1, "step 2": 0, "bootstrap": 0, "examples": 0}
+    numbers = {"sets": sets, "never": len(asked.never), "beams": list(asked.beams)}
+    return Outcome(numbers, [PROTOCOL], data, str(labels), seeds)
+
+
+def _of_set(asked: Boxes, name: str) -> dict[str, Any]:
+    runs = {variant: Trained.at(asked.run(name, variant)) for variant in (BEFORE, *REWARDS)}
+    judge = Trained.at(asked.run(name, JUDGE))
+    opened = partial(open_data, asked.real / name, labels=LABELS, objects=True, pixels=False)
+    comprehension = [
+        {**kept.of_objects(run, opened(split), asked.limit), "reader": reader}
+        for reader, run in (("writer", runs[BEFORE]), ("judge", judge))
+        for split in READ
+    ]
+    texts: dict[str, dict[str, dict[str, Any]]] = {}
+    rows = []
+    for split in WRITTEN:
+        dataset = opened(split)
+        for beams in asked.beams:
+            for variant, run in runs.items():
+                told = kept.of_expressions(
+                    run,
+                    dataset,
+                    asked.limit,
+                    judge=judge,
+                    beams=beams,
+                    merge=_other(asked, name),
+                    with_meteor="if possible",
+                )
+                if beams == asked.beams[0]:
+                    texts.setdefault(split, {})[variant] = told
+                rows.append(_row(variant, told))
+    return {
+        "runs": [run.identity() for run in (*runs.values(), judge)],
+        "comprehension": [_without_counts(row) for row in comprehension],
+        "expressions": rows,
+        "directions": {split: judged(DIRECTIONS, found) for split, found in texts.items()},
+        "examples": {split: examples(found) for split, found in texts.items()},
+    }
+
+
+def _other(asked: Boxes, name: str) -> list[Any]:
+    """The other data set, over the same objects, where it is there."""
+    other = {"refcoco": "refcoco+", "refcoco+": "refcoco"}[name]
+    return [asked.real / other] if (asked.real / other).is_dir() else []
+
+
+def _row(variant: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("split", "beams", "n", "metrics", "intervals", "merged", "notes")
+    return {"variant": variant, **{key: told[key] for key in keys}}
+
+
+def _without_counts(row: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("reader", "split", "n", "absent", "rivals", "labels", "metrics", "intervals")
+    return {key: row[key] for key in keys}
+
+
+def examples(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Objects drawn by seed 0 among those whose sentence step 2 has changed.
+
+    found: variant -> report with samples, of one split.
+    """
+    before, after = found[BEFORE]["samples"], found[MAIN]["samples"]
+    changed = [
+        row
+        for row, (one, other) in enumerate(zip(before["text"], after["text"], strict=True))
+        if one != other
+    ]
+    drawn: Sequence[int] = np.random.default_rng(0).permutation(changed)[:EXAMPLES].tolist()
+    return [
+        {
+            "ann_id": before["ann_id"][row],
+            "people": before["references"][row],
+            "before": before["text"][row],
+            "before hit": before["hit"][row],
+            "after": after["text"][row],
+            "after hit": after["hit"][row],
+        }
+        for row in sorted(drawn)
+    ]

@@ -1,0 +1,67 @@
+"""Which way a paper says that something goes, and whether it goes that way here.
+
+Two models write about the same objects; their difference is taken object by object, and its
+interval drawn over pictures. It tells how much the choice of test pictures matters; another seed
+of the training may matter as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from refseg.metrics.meter import bootstrap_interval
+from studies.kept import CIDER, METEOR_ES
+
+SHOWS, REVERSED, UNCLEAR = "shows", "the other way round", "inconclusive"
+RB_ACC = "Rb-Acc"
+#: Measure -> the entry of a report's samples, and of its metrics, that has it.
+SAMPLES = {RB_ACC: "hit", CIDER: CIDER, METEOR_ES: METEOR_ES}
+
+
+@dataclass(frozen=True)
+class Direction:
+    """`of` is higher ("+") or lower ("-") than `over` in `measure`, says a paper."""
+
+    claim: str
+    of: str
+    over: str
+    measure: str
+    sign: Literal["+", "-"]
+
+
+def judged(
+    directions: Sequence[Direction], reports: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What each direction comes to. reports: variant -> its report with samples, of one split."""
+    return [_judged(one, reports[one.of], reports[one.over]) for one in directions]
+
+
+def _judged(direction: Direction, of: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    mine, theirs = of["samples"], over["samples"]
+    if mine["ann_id"] != theirs["ann_id"]:
+        raise ValueError("the two models wrote about other objects")
+    name = SAMPLES[direction.measure]
+    gaps = np.array(mine[name], np.float64) - np.array(theirs[name], np.float64)
+    interval = bootstrap_interval(gaps, groups=mine["image_id"])
+    return {
+        "claim": direction.claim,
+        "of": direction.of,
+        "over": direction.over,
+        "measure": direction.measure,
+        "expected": direction.sign,
+        "difference": float(gaps.mean()),
+        "interval": interval,
+        "verdict": verdict(interval, direction.sign),
+    }
+
+
+def verdict(interval: Sequence[float], sign: Literal["+", "-"]) -> str:
+    """What may be said of a difference with this interval when `sign` was expected."""
+    low, high = interval
+    if low <= 0 <= high:
+        return UNCLEAR
+    return SHOWS if (low > 0) == (sign == "+") else REVERSED

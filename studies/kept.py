@@ -1,0 +1,148 @@
+"""Scores of trained models, kept beside their runs: what was measured once is read again.
+
+RUN/scores/<what>-<data>-<split>-....json holds the scores and all that they depend on: the
+weights of the model and of its judge, the data's content and the options. What was measured of
+others is measured anew. The code's version is not among them: delete the folder when a metric
+changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refseg import models
+from refseg.data.dataset import ReferDataset
+from refseg.errors import RunError
+from refseg.evaluate import Options, evaluate
+from refseg.evaluate_objects import evaluate_objects
+from refseg.evaluate_text import WithMeteor, evaluate_expressions
+from refseg.metrics.captions import CiderD, meteor_es, why_no_meteor
+from refseg.ops.files import atomic_write_json, sha256_file
+from refseg.referred import merged_references, referred
+from studies.base import say
+
+Scores = dict[str, Any]
+PROTOCOL = "original"
+CIDER, METEOR_ES = "CIDEr merged", "meteor_es merged"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model's folder, and where its scores are kept: beside it, never in what is shipped."""
+
+    name: str
+    model: Path
+    scores: Path
+
+    @classmethod
+    def at(cls, run: Path) -> Trained:
+        """What a run, or one stage of it, has left. Raises RunError if that is nothing."""
+        if not (run / "model" / "model.safetensors").is_file():
+            raise RunError(f"{run}: not trained yet", remedy="train it first (no --only score)")
+        return cls(run.name, run / "model", run / "scores")
+
+    @property
+    def weights(self) -> str:
+        """SHA-256."""
+        return sha256_file(self.model / "model.safetensors")
+
+    def load(self) -> models.Model:
+        """The model under this name."""
+        model = models.load(self.model)
+        model.name = self.name
+        return model
+
+    def identity(self) -> Scores:
+        """Which weights these are: for the record of a study."""
+        card = models.read_model_file(self.model).card
+        keys = ("recipe", "steps", "seed", "disambiguation")
+        told: Scores = {key: card[key] for key in keys if key in card}
+        return {"run": self.name, "sha256": self.weights[:16], **told}
+
+
+def of_objects(run: Trained, dataset: ReferDataset, limit: int | None) -> Scores:
+    """Comprehension among annotated objects; see `evaluate_objects`."""
+
+    def make() -> Scores:
+        return evaluate_objects(run.load(), dataset, options=Options(limit)).to_json()
+
+    return kept(run, _name("objects", dataset, limit), _key(run, dataset, limit), make)
+
+
+def of_masks(run: Trained, dataset: ReferDataset, limit: int | None) -> Scores:
+    """Segmentation under `original`, the bound of the proposals included; see `evaluate`."""
+
+    def make() -> Scores:
+        return evaluate(run.load(), dataset, PROTOCOL, limit=limit).to_json()
+
+    return kept(run, _name("masks", dataset, limit), _key(run, dataset, limit), make)
+
+
+def of_expressions(
+    run: Trained,
+    dataset: ReferDataset,
+    limit: int | None,
+    *,
+    judge: Trained | None,
+    beams: int,
+    merge: Sequence[Path] = (),
+    with_meteor: WithMeteor = "no",
+) -> Scores:
+    """What the model writes; see `evaluate_expressions`. The samples also hold each object's
+    CIDEr and meteor_es against the merged references (CIDER, METEOR_ES).
+    """
+    java = with_meteor != "no" and not why_no_meteor()
+
+    def make() -> Scores:
+        reader = None if judge is None else judge.load()
+        report = evaluate_expressions(
+            run.load(),
+            dataset,
+            judge=reader,
+            merge=merge,
+            beams=beams,
+            with_meteor=with_meteor,
+            limit=limit,
+        )
+        told = report.to_json(samples=True)
+        about = [one for group in referred(dataset, limit)[0] for one in group]
+        references = merged_references(dataset, about, merge)
+        texts = dict(zip(told["samples"]["ann_id"], told["samples"]["text"], strict=True))
+        for name, each in (
+            (CIDER, CiderD(references).scores(texts)),
+            (METEOR_ES, meteor_es(texts, references).each),
+        ):
+            told["samples"][name] = [float(each[ann_id]) for ann_id in texts]
+        return {**told, "merged": [path.name for path in merge]}
+
+    key = {**_key(run, dataset, limit), "beams": beams, "merged": [path.name for path in merge]}
+    key["judge"] = None if judge is None else judge.weights
+    key["METEOR"] = java
+    return kept(run, _name("expressions", dataset, limit, f"beams{beams}"), key, make)
+
+
+def kept(run: Trained, name: str, key: Scores, make: Callable[[], Scores]) -> Scores:
+    """The scores in the file `name` if they depend on `key`; made and written if not.
+
+    Both ways they have been through JSON.
+    """
+    path = run.scores / f"{name}.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["depends on"] == key:
+            return dict(found["scores"])
+    say(f"scoring {run.name}: {name}")
+    atomic_write_json(path, {"depends on": key, "scores": make()})
+    return dict(json.loads(path.read_text(encoding="utf-8"))["scores"])
+
+
+def _key(run: Trained, dataset: ReferDataset, limit: int | None) -> Scores:
+    return {"weights": run.weights, "data": dataset.hash, "limit": limit}
+
+
+def _name(what: str, dataset: ReferDataset, limit: int | None, *more: str) -> str:
+    return "-".join([what, dataset.name, dataset.split, *more, str(limit or "all")])

@@ -1,0 +1,47 @@
+"""What fills the sections of docs/results.md on mutual supervision; see `studies.results`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from studies import mutual_tables
+from studies.tables import Numbers, percent
+
+Values = Mapping[str, str]
+
+
+def boxes(numbers: Numbers) -> Values:
+    """Of `studies/text/mutual_boxes.md`."""
+    return {
+        "comprehension": mutual_tables.comprehension(numbers),
+        "expressions": mutual_tables.expressions(numbers),
+        "directions": mutual_tables.directions(numbers),
+        "verdicts": mutual_tables.verdicts(numbers),
+        "examples": mutual_tables.examples(numbers),
+        "never": f"{numbers['never']:,}",
+        "runs": mutual_tables.runs(numbers),
+    }
+
+
+def scenes(numbers: Numbers) -> Values:
+    """Of `studies/text/mutual_scenes.md`."""
+    return {
+        "reading": mutual_tables.reading(numbers),
+        "writing": mutual_tables.writing(numbers),
+        "steps": mutual_tables.steps(numbers),
+        "judge": mutual_tables.identity(numbers["judge"]),
+    }
+
+
+def ablation(numbers: Numbers) -> Values:
+    """Of `studies/text/mutual_ablation-*.md`."""
+    told = {
+        "table": mutual_tables.variants(numbers),
+        "pairs": mutual_tables.pairs(numbers),
+        "note": numbers["note"],
+        "steps": f"{numbers['steps']:,}",
+        "judge": mutual_tables.identity(numbers["judge"]),
+    }
+    if numbers["table"] == "written":
+        told |= {"share": percent(numbers["share"], 0), "known": mutual_tables.known(numbers)}
+    return told

@@ -1,0 +1,293 @@
+"""Markdown of the studies of mutual supervision, from their files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from studies import published
+from studies.mutual_boxes import BEFORE, MAIN
+from studies.mutual_scenes import MEASURES
+from studies.tables import Numbers, between, main_scores, percent, points, signed_between, table
+
+NAMES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+"}
+METEORS = ("METEOR", "meteor_es")
+READ = ("oIoU", "mIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9", "REC@0.5", "oracle")
+WRITE = ("CIDEr", "Rb-Acc", "unambiguous")
+RB_ACC, OWN, HUMAN = "Rb-Acc", "Rb-Acc by its own head", "Rb-Acc of human sentences"
+PLAIN = ("CIDEr", "METEOR", "meteor_es")  # no fractions
+
+
+def value(name: str, number: float | None) -> str:
+    """A measure as it is usually written: CIDEr and METEOR plain, shares in percent."""
+    if number is None:
+        return "-"
+    return f"{number:.3f}" if name.startswith(PLAIN) else percent(number)
+
+
+def change(name: str, number: float) -> str:
+    """A difference in the measure's own unit, with its sign."""
+    return f"{number:+.3f}" if name.startswith(PLAIN) else points(number)
+
+
+def changes(name: str, interval: Sequence[float] | None) -> str:
+    """An interval of differences."""
+    if interval is None or not name.startswith(PLAIN):
+        return signed_between(interval)
+    return " to ".join(f"{bound:+.3f}" for bound in interval)
+
+
+# -- boxes -----------------------------------------------------------------------------------------
+
+
+def comprehension(numbers: Numbers) -> str:
+    """Accuracy among annotated objects, split by split, beside chance and published REC."""
+    head = ("data", "n", "writer", "95 % interval", "judge", "95 % interval", "chance",
+            "with a rival of its category: n", "writer", "judge",
+            "published REC, objects not given, with pixels")  # fmt: skip
+    rows = []
+    for name, found in numbers["sets"].items():
+        by = {(row["reader"], row["split"]): row for row in found["comprehension"]}
+        for place, split in enumerate(("val", "testA", "testB")):
+            both = [by[reader, split] for reader in ("writer", "judge")]
+            scored = [
+                text
+                for row in both
+                for text in (
+                    f"**{percent(row['metrics']['accuracy'])}**",
+                    between(row["intervals"]["accuracy"]),
+                )
+            ]
+            rivals = [percent(row["metrics"].get("accuracy with rivals")) for row in both]
+            known = both[0]
+            rows.append(
+                (
+                    f"{NAMES[name]} {split}", f"{known['n']:,}", *scored,
+                    percent(known["metrics"]["chance"]), f"{known['rivals']:,}", *rivals,
+                    percent(published.READING[name][place]),
+                )
+            )  # fmt: skip
+    return table(head, rows)
+
+
+def expressions(numbers: Numbers) -> str:
+    """What is written before and after step 2, one table a split."""
+    parts = []
+    for name, found in numbers["sets"].items():
+        for split in dict.fromkeys(row["split"] for row in found["expressions"]):
+            mine = [row for row in found["expressions"] if row["split"] == split]
+            title = f"{NAMES[name]} {split}, {mine[0]['n']:,} objects"
+            parts.append(f"**{title}**\n\n{_written(mine)}\n\n{_published(name, split, mine)}")
+    return "\n\n".join(parts)
+
+
+def _written(rows: Sequence[Mapping[str, Any]]) -> str:
+    merged = "CIDEr merged" in rows[0]["metrics"]
+    (meteor,) = (name for name in METEORS if name in rows[0]["metrics"])
+    suffixes = ("", " merged") if merged else ("",)
+    columns = [*(f"CIDEr{s}" for s in suffixes), *(f"{meteor}{s}" for s in suffixes)]
+    head = ("reward", "search", *columns, RB_ACC, "95 % interval", "by its own head", "words")
+    lines = []
+    for row in rows:
+        scores = row["metrics"]
+        search = "greedy" if row["beams"] == 1 else f"{row['beams']} beams"
+        lines.append(
+            (
+                row["variant"], search, *(value(name, scores[name]) for name in columns),
+                f"**{percent(scores[RB_ACC])}**", between(row["intervals"][RB_ACC]),
+                percent(scores.get(OWN)), f"{scores['words']:.1f}",
+            )
+        )  # fmt: skip
+    human = rows[0]["metrics"][HUMAN]
+    people = f"The judge leads {percent(human)} % of people's own sentences back to their objects."
+    return f"{table(head, lines)}\n\n{people}"
+
+
+def _published(name: str, split: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    told = [
+        f"{row} {meteor:.3f} / {cider:.3f}"
+        for row, (meteor, cider) in published.WRITING[name][split].items()
+    ]
+    return (
+        "Published, of models that see the pixels (METEOR / CIDEr merged; not to be compared): "
+        + "; ".join(told)
+        + "."
+    )
+
+
+def directions(numbers: Numbers) -> str:
+    """Each claim of the paper in each split: the difference, its interval, the verdict."""
+    told: dict[str, list[str]] = {}
+    for found in numbers["sets"].values():
+        for rows in found["directions"].values():
+            for row in rows:
+                start = [f"{row['claim']} ({row['measure']})", _paper(row)]
+                cells = told.setdefault(row["claim"], [*start])
+                measure = row["measure"]
+                cells.append(
+                    f"**{row['verdict']}**: {change(measure, row['difference'])} "
+                    f"({changes(measure, row['interval'])})"
+                )
+    splits = [
+        f"{NAMES[name]} {split}"
+        for name, found in numbers["sets"].items()
+        for split in found["directions"]
+    ]
+    head = ("claim", "paper, RefCOCO+ testB, with pixels", *splits)
+    return table(head, told.values())
+
+
+def _paper(row: Mapping[str, Any]) -> str:
+    """The paper's own two numbers for a claim."""
+    place = {"meteor_es": 0, "CIDEr": 1, RB_ACC: 2}[row["measure"].removesuffix(" merged")]
+    name = ("METEOR", "CIDEr", RB_ACC)[place]
+    both = (published.REWARDS[row[side]][place] for side in ("of", "over"))
+    return " / ".join(value(name, number) for number in both)
+
+
+def verdicts(numbers: Numbers) -> str:
+    """How many of the claims show, in a sentence."""
+    count: dict[str, int] = {}
+    for found in numbers["sets"].values():
+        for rows in found["directions"].values():
+            for row in rows:
+                count[row["verdict"]] = count.get(row["verdict"], 0) + 1
+    total = sum(count.values())
+    parts = [f"{number} {name}" for name, number in sorted(count.items())]
+    return f"of {total} (claims times splits): {', '.join(parts)}"
+
+
+def examples(numbers: Numbers) -> str:
+    """Sentences of people, and what is written before and after step 2."""
+    head = ("data", "people", f"{BEFORE}, greedy", "found by the judge", f"after ({MAIN})",
+            "found by the judge")  # fmt: skip
+    rows = []
+    for name, found in numbers["sets"].items():
+        for split, drawn in found["examples"].items():
+            for one in drawn:
+                rows.append(
+                    (
+                        f"{NAMES[name]} {split}, {one['ann_id']}",
+                        "; ".join(_plain(text) for text in one["people"]),
+                        _plain(one["before"]), _yes(one["before hit"]),
+                        _plain(one["after"]), _yes(one["after hit"]),
+                    )
+                )  # fmt: skip
+    return table(head, rows)
+
+
+def _plain(text: str) -> str:
+    """People type anything, bars of a table and marks of Markdown included."""
+    return "".join(f"\\{sign}" if sign in "|*_`<>[]\\$" else sign for sign in text) or "(nothing)"
+
+
+def _yes(hit: bool | None) -> str:
+    return "yes" if hit else "no"
+
+
+def runs(numbers: Numbers) -> str:
+    """Which weights were measured, in one line a data set."""
+    return "\n".join(
+        f"- {NAMES[name]}: {'; '.join(map(identity, found['runs']))}"
+        for name, found in numbers["sets"].items()
+    )
+
+
+def identity(run: Mapping[str, Any]) -> str:
+    """A trained model's name and what it is known by."""
+    trained = "".join(f", {key} {run[key]}" for key in ("steps", "seed") if key in run)
+    if "disambiguation" in run:
+        trained += f", then step 2: {run['disambiguation']}"
+    return f"{run['run']} (weights sha256 {run['sha256']}{trained})"
+
+
+# -- scenes ----------------------------------------------------------------------------------------
+
+
+def reading(numbers: Numbers) -> str:
+    """RES on every split under `original`, with the bound."""
+    scored = main_scores(numbers, "original").splitlines()
+    bounds = [row["metrics"].get("oracle") for row in numbers["reports"]]
+    ends = ["oracle", "---:", *(percent(bound) for bound in bounds)]
+    return "\n".join(f"{line} {end} |" for line, end in zip(scored, ends, strict=True))
+
+
+def writing(numbers: Numbers) -> str:
+    """REG on every split."""
+    head = ("data", "objects", "search", "CIDEr", RB_ACC, "95 % interval", "of people's sentences",
+            "unambiguous (oracle)", "95 % interval", "means several", "means another",
+            "words")  # fmt: skip
+    rows = []
+    for row in numbers["expressions"]:
+        scores, spans = row["metrics"], row["intervals"]
+        rows.append(
+            (
+                f"{row['data']} {row['split']}", f"{row['n']:,}",
+                "greedy" if row["beams"] == 1 else f"{row['beams']} beams",
+                value("CIDEr", scores["CIDEr"]), f"**{percent(scores[RB_ACC])}**",
+                between(spans[RB_ACC]), percent(scores.get(HUMAN)),
+                f"**{percent(scores.get('unambiguous'))}**", between(spans.get("unambiguous")),
+                percent(scores.get("means several")), percent(scores.get("means another")),
+                f"{scores['words']:.1f}",
+            )
+        )  # fmt: skip
+    return table(head, rows)
+
+
+def steps(numbers: Numbers) -> str:
+    """What each step was worth; a sentence where that was not measured."""
+    if not numbers["steps"]:
+        return "The scores by steps were not measured (`--run`)."
+    head = ("after", "data", *READ, *WRITE)
+    return table(
+        head,
+        (
+            (row["step"], f"{row['data']} val", *(value(n, row[n]) for n in (*READ, *WRITE)))
+            for row in numbers["steps"]
+        ),
+    )
+
+
+# -- ablation --------------------------------------------------------------------------------------
+
+
+def variants(numbers: Numbers) -> str:
+    """Means and spreads of all measures."""
+
+    def told(row: Mapping[str, Any], name: str) -> str:
+        spread = row[f"{name} spread"]
+        return value(name, row[name]) + ("" if spread is None else f" ± {value(name, spread)}")
+
+    names = [name for name in MEASURES if name in (*READ, *WRITE)]
+    head = ("variant", "seeds", *names)
+    return table(
+        head,
+        ((r["variant"], str(r["seeds"]), *(told(r, n) for n in names)) for r in numbers["rows"]),
+    )
+
+
+def pairs(numbers: Numbers) -> str:
+    """Paired differences and what may be said of them."""
+    head = ("difference", "measure", "points, or CIDEr", "95 % interval", "verdict")
+    return table(
+        head,
+        (
+            (
+                f"{r['of']} over {r['over']}", r["measure"], change(r["measure"], r["difference"]),
+                changes(r["measure"], r["interval"]), r["verdict"],
+            )
+            for r in numbers["differences"]
+        ),
+    )  # fmt: skip
+
+
+def known(numbers: Numbers) -> str:
+    """What each row of the table "written" has learned from."""
+    head = ("variant", "seed", "refs of people that were known", "objects written about")
+    return table(
+        head,
+        (
+            (r["variant"], str(r["seed"]), f"{r['known refs']:,}", f"{r['objects']:,}")
+            for r in numbers["written"]
+        ),
+    )

@@ -1,0 +1,102 @@
+"""Claims of a paper, judged object by object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refseg.metrics.meter import bootstrap_interval
+from studies import boxes_scores, directions, kept, published
+from studies.directions import REVERSED, SHOWS, UNCLEAR, Direction, judged, verdict
+from studies.mutual_boxes import BEFORE, MAIN, REWARDS
+
+
+def report(hits: list[bool], texts: list[str] | None = None) -> dict[str, Any]:
+    count = len(hits)
+    samples = {
+        "ann_id": list(range(count)),
+        "image_id": [row // 2 for row in range(count)],
+        "hit": hits,
+        "text": texts or ["it"] * count,
+        "references": [["that"]] * count,
+        "CIDEr merged": [float(hit) for hit in hits],
+        "meteor_es merged": [0.5] * count,
+    }
+    return {"samples": samples}
+
+
+@pytest.mark.parametrize(
+    ("interval", "sign", "told"),
+    [
+        ((0.1, 0.2), "+", SHOWS),
+        ((0.1, 0.2), "-", REVERSED),
+        ((-0.2, -0.1), "-", SHOWS),
+        ((-0.2, -0.1), "+", REVERSED),
+        ((-0.1, 0.2), "+", UNCLEAR),
+        ((-0.1, 0.2), "-", UNCLEAR),
+        ((0.0, 0.0), "+", UNCLEAR),
+    ],
+)
+def test_verdicts_follow_the_interval(interval: tuple[float, float], sign: Any, told: str) -> None:
+    assert verdict(interval, sign) == told
+
+
+def test_differences_are_taken_object_by_object() -> None:
+    rng = np.random.default_rng(0)
+    worse = (rng.random(60) < 0.4).tolist()
+    better = [hit or drawn < 0.5 for hit, drawn in zip(worse, rng.random(60), strict=True)]
+    claim = Direction("a over b", "a", "b", directions.RB_ACC, "+")
+    (row,) = judged([claim], {"a": report(better), "b": report(worse)})
+    # Twin: one object after the other.
+    gaps = [int(one) - int(other) for one, other in zip(better, worse, strict=True)]
+    assert row["difference"] == pytest.approx(sum(gaps) / 60)
+    images = [number // 2 for number in range(60)]
+    assert row["interval"] == bootstrap_interval(gaps, groups=images)
+    assert row["verdict"] == SHOWS
+    opposite = Direction("b over a", "b", "a", directions.RB_ACC, "+")
+    assert judged([opposite], {"a": report(better), "b": report(worse)})[0]["verdict"] == REVERSED
+
+
+def test_other_objects_are_not_compared() -> None:
+    claim = Direction("", "a", "b", directions.RB_ACC, "+")
+    with pytest.raises(ValueError, match="other objects"):
+        judged([claim], {"a": report([True]), "b": report([True, False])})
+
+
+def test_every_direction_has_its_numbers_in_the_paper_and_they_agree() -> None:
+    place = {kept.METEOR_ES: 0, kept.CIDER: 1, directions.RB_ACC: 2}
+    assert set(published.REWARDS) == {BEFORE, *REWARDS}
+    for one in boxes_scores.DIRECTIONS:
+        of, over = (published.REWARDS[name][place[one.measure]] for name in (one.of, one.over))
+        assert (of > over) == (one.sign == "+"), one.claim
+
+
+def test_examples_are_objects_whose_sentence_has_changed() -> None:
+    texts = [f"old {row}" for row in range(20)]
+    changed = [text if row % 3 else f"new {row}" for row, text in enumerate(texts)]
+    hits = [True] * 20
+    found = {BEFORE: report(hits, texts), MAIN: report(hits, changed)}
+    drawn = boxes_scores.examples(found)
+    assert len(drawn) == boxes_scores.EXAMPLES
+    assert all(one["ann_id"] % 3 == 0 and one["before"] != one["after"] for one in drawn)
+    assert drawn == boxes_scores.examples(found)
+    assert boxes_scores.examples({BEFORE: found[BEFORE], MAIN: found[BEFORE]}) == []
+
+
+def test_scores_are_kept_until_what_they_depend_on_changes(tmp_path: Path) -> None:
+    run = kept.Trained("run", tmp_path / "model", tmp_path / "scores")
+    made: list[int] = []
+
+    def make() -> dict[str, Any]:
+        made.append(1)
+        return {"value": (len(made), 2)}
+
+    first = kept.kept(run, "one", {"weights": "a"}, make)
+    assert first == {"value": [1, 2]}  # as JSON tells it, the first time too
+    assert kept.kept(run, "one", {"weights": "a"}, make) == first
+    assert kept.kept(run, "two", {"weights": "a"}, make) == {"value": [2, 2]}
+    assert kept.kept(run, "one", {"weights": "b"}, make) == {"value": [3, 2]}
+    assert len(made) == 3
