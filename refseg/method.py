@@ -79,14 +79,24 @@ def check_groups(module: nn.Module, groups: Iterable[ParameterGroup]) -> None:
     assert set(listed) <= set(wanted), "a frozen or foreign parameter is in a group"
 
 
-def split_decay(name: str, module: nn.Module, *, lr_scale: float = 1.0) -> list[ParameterGroup]:
-    """Two groups for `module`: matrices with weight decay; norms, biases and tables without."""
+def split_decay(
+    name: str, module: nn.Module, *, lr_scale: float = 1.0, embeddings: bool = True
+) -> list[ParameterGroup]:
+    """Two groups for `module`: matrices with weight decay; norms, biases and tables without.
+
+    embeddings: whether those decay (False: as in Mask2Former).
+    """
     decay: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
+    tables = [part for part in module.modules() if isinstance(part, nn.Embedding)]
+    looked_up = {id(part.weight) for part in tables}
     for key, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         no_decay = parameter.ndim < 2 or "relative_position_bias_table" in key
+        if not embeddings:
+            named = key.endswith(("level_embed", "position_embeddings"))
+            no_decay |= named or id(parameter) in looked_up
         (plain if no_decay else decay).append(parameter)
     groups = [
         ParameterGroup(name, tuple(decay), lr_scale, 1.0),

@@ -55,7 +55,6 @@ PROPOSALS_SMALL = Mask2FormerExtractorConfig(
     pixel_layers=2,
     pixel_mlp_width=256,
     points=PointConfig(points=400),
-    backbone_lr_scale=1.0,
 )
 
 

@@ -148,7 +148,7 @@ class Mask2FormerExtractor(nn.Module):
         return class_numbers(objects, self.config.classes)
 
     def parameter_groups(self) -> list[ParameterGroup]:
-        """Backbone (`backbone_lr_scale`) and the rest; norms and biases without decay."""
+        """Backbone (`backbone_lr_scale`) and the rest; norms, biases and embeddings undecayed."""
         rest = nn.ModuleDict(
             {
                 "decoder": self.net.pixel_level_module.decoder,
@@ -157,9 +157,8 @@ class Mask2FormerExtractor(nn.Module):
             }
         )
         scale = self.config.backbone_lr_scale
-        return split_decay("backbone", self.backbone, lr_scale=scale) + split_decay(
-            "extractor", rest
-        )
+        backbone = split_decay("backbone", self.backbone, lr_scale=scale, embeddings=False)
+        return backbone + split_decay("extractor", rest, embeddings=False)
 
 
 def fill_boxes(boxes: Tensor, hw: tuple[int, int]) -> Tensor:
