@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from refseg import models
 from refseg.data.catalog import find_folder, open_data
 from refseg.data.scenes.model import Scene, SceneObject
 from refseg.demo import LABELS, demo_world, meaning, scene_of, scored_split
 from tests.cli.conftest import Run, files_below, refused
+from tests.methods.toy import toy_model
+
+
+@pytest.fixture(autouse=True)
+def writer(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A toy that writes, beside the one that segments."""
+    shelf = tmp_path / "shelf"
+    shutil.copytree(bundle, shelf)
+    models.save(shelf / "mutual-scenes", toy_model("mutual"))
+    monkeypatch.setattr(models, "BUNDLED", shelf)
 
 
 def thing(number: int, kind: str, colour: str, pattern: str, x: float) -> SceneObject:
