@@ -215,6 +215,25 @@ def demo_page(
             for row in one.rows
         ),
     )
+    if written:
+        _tell_written(page, written)
+    first = reports[0]
+    page.heading(f"Scores on {first.data} {first.split}, {first.n:,} expressions, %")
+    names = list(dict.fromkeys(name for report in reports for name in report.metrics))
+    page.table(
+        ("metric", *(f"{report.model} ({report.protocol})" for report in reports)),
+        ((name, *(_percent(report, name) for report in reports)) for name in names),
+    )
+    page.text(f"The model learned from: {first.labels}. The baselines read no words.")
+    return page.html()
+
+
+def _percent(report: Report, metric: str) -> str:
+    value = report.metrics.get(metric)
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _tell_written(page: Page, written: Sequence[WrittenRow]) -> None:
     page.heading("Written expressions")
     page.text(
         f"{WRITER} was given the region of an object and wrote what would mean it. Its selection "
@@ -235,17 +254,3 @@ def demo_page(
             for row in written
         ),
     )
-    first = reports[0]
-    page.heading(f"Scores on {first.data} {first.split}, {first.n:,} expressions, %")
-    names = list(dict.fromkeys(name for report in reports for name in report.metrics))
-    page.table(
-        ("metric", *(f"{report.model} ({report.protocol})" for report in reports)),
-        ((name, *(_percent(report, name) for report in reports)) for name in names),
-    )
-    page.text(f"The model learned from: {first.labels}. The baselines read no words.")
-    return page.html()
-
-
-def _percent(report: Report, metric: str) -> str:
-    value = report.metrics.get(metric)
-    return "-" if value is None else f"{100 * value:.1f}"

@@ -45,6 +45,7 @@ def demo(
             show_scenes,
             write_about,
         )
+        from refseg.models import list_bundled
         from refseg.ops.files import atomic_write_bytes, atomic_write_text
         from refseg.predict import load
 
@@ -52,11 +53,16 @@ def demo(
         with rendering() as tick:
             world = demo_world(tick)
         shown = list(show_scenes(loaded, world))
-        ui.note(f"loading {WRITER}")
-        written = write_about(load(WRITER, device), world, shown)
+        written = []
+        if WRITER in list_bundled():
+            ui.note(f"loading {WRITER}")
+            written = write_about(load(WRITER, device), world, shown)
+        else:
+            ui.note(f"no expressions are written: {WRITER} is not in this installation")
         if not json:
             ui.show(_table(shown))
-            ui.show(_written(written))
+            if written:
+                ui.show(_written(written))
         pictures = [out / f"{one.name}.png" for one in shown]
         for path, one in zip(pictures, shown, strict=True):
             atomic_write_bytes(path, one.picture())

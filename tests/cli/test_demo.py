@@ -70,6 +70,14 @@ def test_the_page_and_pictures(run: Run, sandbox: Path) -> None:
     assert sum(name.startswith("baseline:") for name in models) == 3
 
 
+def test_without_a_writer_nothing_is_written(run: Run, bundle: Path) -> None:
+    shutil.rmtree(models.BUNDLED / "mutual-scenes")
+    result = run("demo", "--out", "d", "--images", "1", "--json")
+    assert json.loads(result.stdout)["written"] == []
+    assert "mutual-scenes is not in this installation" in result.stderr
+    assert "Written expressions" not in Path("d/index.html").read_text()
+
+
 def test_referents_are_those_of_the_data(run: Run) -> None:
     """What the oracle says is what the annotation says, kind by kind."""
     data = open_data("scenes", "val", LABELS)
