@@ -211,7 +211,8 @@ def mutual_scenes() -> Recipe:
 
     What must not change is the paper's (proposals of a Mask2Former, indicator, both heads, reward,
     the three steps). What differs: it starts from `proposals_scenes` and `bert_scenes`, has 12
-    proposals 64 wide, heads of three layers, and steps by Muon. It learns from 12,000 images of
+    proposals 64 wide that also tell what they look like (docs/decisions/0025), heads of three
+    layers, and steps by Muon. It learns from 12,000 images of
     its own (seed 1) in all three styles, of which none is in the standard `scenes`.
     """
     width = 128
@@ -232,6 +233,7 @@ def mutual_scenes() -> Recipe:
             selection=SelectionConfig(
                 width=width, heads=4, layers=3, mlp_width=512, score_width=width
             ),
+            appearance=True,
             text_lr_scale=0.2,
             extractor_lr_scale=0.2,
         ),

@@ -52,6 +52,7 @@ class Toy:
 TOYS = {
     "vega": Toy("vega", vega_config),
     "mutual": Toy("mutual", mutual_config, steps=60, lr=2e-3),
+    "mutual appearance": Toy("mutual", lambda: mutual_config(appearance=True), steps=60, lr=2e-3),
     "mutual annotated": Toy(
         "mutual", lambda: mutual_config(annotated_config()), lr=3e-3, answers="box"
     ),

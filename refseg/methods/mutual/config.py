@@ -192,6 +192,7 @@ class MutualConfig(MethodConfig):
     select, generate: which of the two tasks are learned and can be asked for (single-task
         ablations of Tables 3 and 6 switch one off).
     end_to_end: False keeps the heads' gradients from the extractor (rows "E2E off").
+    appearance: add what a proposal looks like to O (ours; see appearance.py). For small extractors.
     selection_weight, generation_weight: of L_sel and L_gen beside L_m2f (silent; 1 and 1).
     pseudo_generates: whether sentences that a model wrote teach the generator too (silent; no).
     text_lr_scale: 0.1, as BERT diverges at the paper's 5e-4 (silent). extractor_lr_scale: of the
@@ -207,6 +208,7 @@ class MutualConfig(MethodConfig):
     select: bool = True
     generate: bool = True
     end_to_end: bool = True
+    appearance: bool = False
     selection_weight: float = Field(default=1.0, ge=0)
     generation_weight: float = Field(default=1.0, ge=0)
     pseudo_generates: bool = False
@@ -215,6 +217,8 @@ class MutualConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _some_task(self) -> MutualConfig:
+        if self.appearance and isinstance(self.extractor, AnnotatedExtractorConfig):
+            raise ValueError("annotated objects have no pixels: set appearance to false")
         if not (self.select or self.generate):
             raise ValueError("select and generate are both off: there is nothing to learn")
         if self.generate and self.generator.vocab_size != self.text.vocab_size:

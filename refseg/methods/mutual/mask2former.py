@@ -94,7 +94,13 @@ class Mask2FormerExtractor(nn.Module):
             Level(masks, self.whole.class_predictor(h.transpose(0, 1)))
             for h, masks in zip(hidden, found.masks_queries_logits, strict=True)
         )
-        return Proposals(hidden[-1].transpose(0, 1), None, levels)
+        maps = tuple(found.encoder_hidden_states)
+        return Proposals(hidden[-1].transpose(0, 1), None, levels, maps)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of `Proposals.maps`."""
+        return tuple(cast("list[int]", self.backbone.channels))
 
     def match(self, proposals: Proposals, objects: NetObjects) -> Matching:
         """The proposal of each object; classes count where they are known, if there are several.

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from refseg.errors import ConfigError
 from refseg.method import ParameterGroup, check_groups, split_decay
 from refseg.methods.mutual.annotated import AnnotatedObjects
+from refseg.methods.mutual.appearance import Appearance
 from refseg.methods.mutual.config import AnnotatedExtractorConfig, MutualConfig
 from refseg.methods.mutual.decode import decode
 from refseg.methods.mutual.generator import Generator, Memory
@@ -63,6 +64,9 @@ class Mutual(nn.Module):
             else Mask2FormerExtractor(config.extractor)
         )
         channels = self.extractor.width
+        self.appearance = None
+        if config.appearance and isinstance(self.extractor, Mask2FormerExtractor):
+            self.appearance = Appearance(self.extractor.channels, channels)
         if config.select:
             self.text = BertWords(config.text)
             self.selection = ProposalSelection(config.selection, channels, config.text.width)
@@ -115,7 +119,16 @@ class Mutual(nn.Module):
 
     def propose(self, batch: Batch) -> Proposals:
         """The proposals of the batch's I images; no expression is read."""
-        return self.extractor(batch)
+        return self._shown(self.extractor(batch))
+
+    def _shown(self, proposals: Proposals) -> Proposals:
+        """Proposals as the heads see them."""
+        if not self.config.end_to_end:
+            proposals = proposals.detach()
+        if self.appearance is not None:
+            features = proposals.features + self.appearance(proposals)
+            proposals = replace(proposals, features=features)
+        return replace(proposals, maps=())  # nobody else looks at them
 
     def forward(self, batch: Batch) -> MutualOutputs:
         """B expressions about I images -> proposals and scores; labels are not read, unless the
@@ -127,8 +140,8 @@ class Mutual(nn.Module):
         """The same as `forward(batch)`, the image part not repeated."""
         if not self.config.select:
             return MutualOutputs(state, None)
-        seen = state if self.config.end_to_end else state.detach()
-        return MutualOutputs(state, self.score(seen, batch.image_of, batch.words, batch.word_mask))
+        scores = self.score(state, batch.image_of, batch.words, batch.word_mask)
+        return MutualOutputs(state, scores)
 
     def loss(self, outputs: MutualOutputs, batch: Batch) -> dict[str, Tensor]:
         """L = L_m2f + a L_gen + b L_sel, its parts by name; "total"."""
@@ -141,7 +154,7 @@ class Mutual(nn.Module):
             terms["selection"] = config.selection_weight * loss
         if config.generate:
             terms["generation"] = config.generation_weight * self._generation(
-                proposals if config.end_to_end else proposals.detach(), rows, target, batch
+                proposals, rows, target, batch
             )
         return {**terms, "total": torch.stack(list(terms.values())).sum()}
 
@@ -168,6 +181,8 @@ class Mutual(nn.Module):
         own = self.extractor.parameter_groups()
         groups = [replace(group, lr_scale=scale * group.lr_scale) for group in own]
         heads = nn.ModuleDict()
+        if self.appearance is not None:
+            heads["appearance"] = self.appearance
         if self.config.select:
             groups += split_decay("text", self.text, lr_scale=self.config.text_lr_scale)
             heads["selection"] = self.selection
@@ -190,7 +205,7 @@ class Mutual(nn.Module):
                 remedy="evaluate it on a data set with boxes, or use a model that sees, such as "
                 "mutual-scenes",
             )
-        return self.extractor.extract(images)
+        return self._shown(self.extractor.extract(images))
 
     def match(self, proposals: Proposals, batch: Batch) -> Matching:
         """Which proposal stands for each annotated object of the batch's images."""

@@ -30,12 +30,14 @@ class Proposals:
     """features O: [I, N, C]. there: [I, N] bool, False on padding, None if there is none.
 
     levels: what each decoder layer predicts, the last one last; empty for proposals that are
-    annotated objects, which stand in the order of `Batch.objects`.
+    annotated objects, which stand in the order of `Batch.objects`. maps: the backbone's stages
+    [I, channels, h, w], finest first.
     """
 
     features: Tensor
     there: Tensor | None = None
     levels: tuple[Level, ...] = ()
+    maps: tuple[Tensor, ...] = ()
 
     @property
     def masks(self) -> Tensor | None:
@@ -44,7 +46,8 @@ class Proposals:
 
     def detach(self) -> Proposals:
         """The same features without their history: the heads then teach the extractor nothing."""
-        return replace(self, features=self.features.detach())
+        maps = tuple(part.detach() for part in self.maps)
+        return replace(self, features=self.features.detach(), maps=maps)
 
 
 @dataclass(frozen=True)
