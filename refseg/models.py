@@ -218,7 +218,8 @@ def find_encoder(name: str) -> Path:
 def find_model(name: str) -> Path:
     """The folder of a bundled name, a local folder, or a hub id ("owner/name").
 
-    Raises UnknownName for anything else, offering the nearest bundled name.
+    Raises ModelError for a model that has a recipe and is not here, UnknownName for anything else,
+    offering the nearest bundled name.
     """
     bundled = list_bundled()
     if name in bundled:
@@ -230,6 +231,14 @@ def find_model(name: str) -> Path:
         return local_folder(name)
     if "/" in name:
         raise ModelError(f"no model folder {name}", remedy="check the path")
+    from refseg.recipes.catalog import RECIPES  # its modules import this one
+
+    recipe = name.replace("-", "_")
+    if recipe in RECIPES:
+        raise ModelError(
+            f"{name} is not in this installation",
+            remedy=f"train it with `refseg train {recipe} --out RUN` and name RUN/model",
+        )
     raise UnknownName("model", name, bundled)
 
 

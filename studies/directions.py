@@ -47,6 +47,9 @@ def _judged(direction: Direction, of: Mapping[str, Any], over: Mapping[str, Any]
     name = SAMPLES[direction.measure]
     gaps = np.array(mine[name], np.float64) - np.array(theirs[name], np.float64)
     interval = bootstrap_interval(gaps, groups=mine["image_id"])
+    # The score of a corpus is no mean over its objects for every metric (METEOR sums counts).
+    whole = of["metrics"][direction.measure] - over["metrics"][direction.measure]
+    agree = whole * gaps.mean() >= 0
     return {
         "claim": direction.claim,
         "of": direction.of,
@@ -54,8 +57,9 @@ def _judged(direction: Direction, of: Mapping[str, Any], over: Mapping[str, Any]
         "measure": direction.measure,
         "expected": direction.sign,
         "difference": float(gaps.mean()),
+        "corpus difference": float(whole),
         "interval": interval,
-        "verdict": verdict(interval, direction.sign),
+        "verdict": verdict(interval, direction.sign) if agree else UNCLEAR,
     }
 
 

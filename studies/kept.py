@@ -112,9 +112,11 @@ def of_expressions(
         about = [one for group in referred(dataset, limit)[0] for one in group]
         references = merged_references(dataset, about, merge)
         texts = dict(zip(told["samples"]["ann_id"], told["samples"]["text"], strict=True))
+        simple = meteor_es(texts, references)
+        told["metrics"].setdefault(METEOR_ES, simple.corpus)
         for name, each in (
             (CIDER, CiderD(references).scores(texts)),
-            (METEOR_ES, meteor_es(texts, references).each),
+            (METEOR_ES, simple.each),
         ):
             told["samples"][name] = [float(each[ann_id]) for ann_id in texts]
         return {**told, "merged": [path.name for path in merge]}

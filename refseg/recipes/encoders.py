@@ -6,7 +6,7 @@ any recipe takes as `weights.vision` and `weights.text`; both are bundled under 
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -119,6 +119,22 @@ class EncoderRecipe(Part):
         return self
 
 
+def laptop_training(**changes: Any) -> TrainConfig:
+    """Training of small models on one core: Muon, warm-up and cosine, averaged weights, bf16."""
+    settings: dict[str, Any] = {
+        "optimiser": "muon",
+        "weight_decay": 0.05,
+        "schedule": "cosine",
+        "warmup": 100,
+        "clip_norm": 5.0,
+        "ema": 0.998,
+        "precision": "bf16",
+        "evaluate_every": None,
+        "save_every": 250,
+    }
+    return TrainConfig(**(settings | changes))
+
+
 def swin_scenes() -> EncoderRecipe:
     """A small Swin that names the objects of 8,400 rendered pictures: kind, colour, size, ...
 
@@ -132,19 +148,7 @@ def swin_scenes() -> EncoderRecipe:
     return EncoderRecipe(
         name="swin_scenes",
         kind="objects",
-        train=TrainConfig(
-            steps=4_000,
-            batch_size=32,
-            optimiser="muon",
-            lr=3e-3,
-            weight_decay=0.05,
-            schedule="cosine",
-            warmup=100,
-            clip_norm=5.0,
-            precision="bf16",
-            evaluate_every=500,
-            save_every=250,
-        ),
+        train=laptop_training(steps=4_000, batch_size=32, lr=3e-3, ema=None, evaluate_every=500),
     )
 
 
@@ -185,20 +189,7 @@ def proposals_scenes() -> EncoderRecipe:
         name="proposals_scenes",
         kind="proposals",
         start="swin-scenes",
-        train=TrainConfig(
-            steps=12_000,
-            batch_size=8,
-            optimiser="muon",
-            lr=3e-3,
-            weight_decay=0.05,
-            schedule="cosine",
-            warmup=100,
-            clip_norm=5.0,
-            ema=0.998,
-            precision="bf16",
-            evaluate_every=1000,
-            save_every=250,
-        ),
+        train=laptop_training(steps=12_000, batch_size=8, lr=3e-3, evaluate_every=1000),
     )
 
 

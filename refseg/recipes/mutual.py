@@ -13,7 +13,6 @@ from refseg.methods.mutual.config import (
     MutualConfig,
     SelectionConfig,
 )
-from refseg.nn.text import BertTextConfig
 from refseg.nn.vision import SwinVisionConfig
 from refseg.recipes.base import (
     DataConfig,
@@ -23,7 +22,7 @@ from refseg.recipes.base import (
     TokenConfig,
     WeightsConfig,
 )
-from refseg.recipes.encoders import BERT_SMALL, PROPOSALS_SMALL, WORLD
+from refseg.recipes.encoders import BERT_SMALL, PROPOSALS_SMALL, WORLD, laptop_training
 from refseg.train.config import TrainConfig
 
 #: What `refseg train proposals_coco` leaves; the hub's have seen the masks of test images.
@@ -165,14 +164,8 @@ def mutual_refcoco_boxes() -> Recipe:
         method_name="mutual",
         method=MutualConfig(
             extractor=AnnotatedExtractorConfig(width=width),
-            text=BertTextConfig(
-                vocab_size=words,
-                width=width,
-                layers=2,
-                heads=4,
-                mlp_width=512,
-                max_positions=32,
-                frozen="none",
+            text=BERT_SMALL.model_copy(
+                update={"vocab_size": words, "max_positions": 32, "drop": 0.1}
             ),
             generator=_learned_words(width=width, heads=4, layers=3, mlp_width=512, size=words),
             selection=SelectionConfig(
@@ -192,11 +185,11 @@ def mutual_refcoco_boxes() -> Recipe:
         ),
         preprocess=PreprocessConfig(size=640, fit="letterbox"),
         tokens=TokenConfig(vocabulary=words, max_words=21),
-        train=_small(steps=2_000, batch_size=64, lr=2e-3),
+        train=laptop_training(steps=2_000, batch_size=64, lr=2e-3),
         select=None,
         stages=("train", "disambiguate"),
         disambiguation=DisambiguationConfig(
-            train=_small(
+            train=laptop_training(
                 steps=400, batch_size=32, lr=3e-4, ema=None, schedule="constant", optimiser="adamw"
             )
         ),
@@ -248,32 +241,16 @@ def mutual_scenes() -> Recipe:
         preprocess=PreprocessConfig(size=128),
         tokens=TokenConfig(source="bert-scenes", max_words=24),
         weights=WeightsConfig(proposals="proposals-scenes", text="bert-scenes"),
-        train=_small(steps=4_000, batch_size=8, lr=2e-3, evaluate_every=1_000, workers=1),
+        train=laptop_training(steps=4_000, batch_size=8, lr=2e-3, evaluate_every=1_000, workers=1),
         select=None,
         stages=ALL_STAGES,
         disambiguation=DisambiguationConfig(
-            train=_small(
+            train=laptop_training(
                 steps=250, batch_size=32, lr=3e-4, ema=None, schedule="constant", optimiser="adamw"
             )
         ),
         pseudo=PseudoConfig(split="pool", min_area=64),
     )
-
-
-def _small(**changes: Any) -> TrainConfig:
-    """Training at laptop size."""
-    settings: dict[str, Any] = {
-        "optimiser": "muon",
-        "weight_decay": 0.05,
-        "schedule": "cosine",
-        "warmup": 100,
-        "clip_norm": 5.0,
-        "ema": 0.998,
-        "precision": "bf16",
-        "evaluate_every": None,
-        "save_every": 250,
-    }
-    return TrainConfig(**(settings | changes))
 
 
 def _learned_words(

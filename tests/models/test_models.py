@@ -441,3 +441,11 @@ def test_a_writer_with_other_ids_is_refused(field: str, token: str) -> None:
         models.build(recipe, ["left red square"])
     assert f"takes {own + 6} for {token}, whose id is {own}" in caught.value.message
     assert "method.generator.start" in caught.value.remedy
+
+
+def test_a_model_that_has_only_a_recipe_is_to_be_trained() -> None:
+    """No other model's name is offered: it would do something else."""
+    assert "mutual-refcoco" not in models.list_bundled()
+    with pytest.raises(ModelError, match="mutual-refcoco is not in this installation") as caught:
+        models.find_model("mutual-refcoco")
+    assert "refseg train mutual_refcoco --out RUN" in caught.value.remedy

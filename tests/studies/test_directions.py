@@ -25,7 +25,9 @@ def report(hits: list[bool], texts: list[str] | None = None) -> dict[str, Any]:
         "CIDEr merged": [float(hit) for hit in hits],
         "meteor_es merged": [0.5] * count,
     }
-    return {"samples": samples}
+    share = sum(hits) / count
+    metrics = {"Rb-Acc": share, "CIDEr merged": share, "meteor_es merged": 0.5}
+    return {"samples": samples, "metrics": metrics}
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,16 @@ def test_differences_are_taken_object_by_object() -> None:
     assert row["verdict"] == SHOWS
     opposite = Direction("b over a", "b", "a", directions.RB_ACC, "+")
     assert judged([opposite], {"a": report(better), "b": report(worse)})[0]["verdict"] == REVERSED
+
+
+def test_a_corpus_that_goes_the_other_way_leaves_it_open() -> None:
+    """Of a metric that sums counts the mean over objects is not the whole truth."""
+    claim = Direction("", "a", "b", directions.RB_ACC, "+")
+    better, worse = report([True] * 40), report([False] * 40)
+    assert judged([claim], {"a": better, "b": worse})[0]["verdict"] == SHOWS
+    better["metrics"]["Rb-Acc"] = -0.1
+    (row,) = judged([claim], {"a": better, "b": worse})
+    assert (row["verdict"], row["corpus difference"]) == (UNCLEAR, pytest.approx(-0.1))
 
 
 def test_other_objects_are_not_compared() -> None:
