@@ -82,7 +82,9 @@ def made(record: Record) -> str:
     """Where a section's numbers come from, in one paragraph."""
     machine, model = record["machine"], record["model"]
     seeds = ", ".join(f"{key} {_plain(value)}" for key, value in record["seeds"].items())
-    told = [f"`{record['command']}`", record["date"], f"{record['minutes']:.1f} min"]
+    # Finished runs and scores are kept, so a study that is asked again takes no time.
+    took = f"{record['minutes']:.1f} min" if record["minutes"] >= 0.05 else "from kept scores"
+    told = [f"`{record['command']}`", record["date"], took]
     if model is not None:
         trained = ", ".join(
             f"{key} {_plain(model[key])}" for key in ("recipe", "steps", "seed") if key in model

@@ -204,20 +204,31 @@ def _card(job: Job, ready: _Ready, train: TrainConfig, result: FitResult) -> dic
     }
     if job.command:
         card["command"] = job.command
-    split = recipe.data.evaluate
-    if result.best is not None and split is not None:
-        card["weights"] = (
-            f"best {result.best.metric} on {split} under the protocol {PROTOCOL}, "
-            f"at step {result.best.step}; the choice saw {result.best.labels}"
+    if result.metrics and recipe.data.evaluate is not None:
+        card.update(_scored(recipe, result, recipe.data.evaluate))
+    return card
+
+
+def _scored(recipe: Recipe, result: FitResult, split: str) -> dict[str, Any]:
+    """What the weights that are kept score, and whether the score chose them."""
+    chosen, best = {}, result.best
+    if best is None:  # fit evaluates after its last step
+        weights, scores = f"the last, at step {result.steps}", result.metrics
+    else:
+        weights = (
+            f"best {best.metric} on {split} under the protocol {PROTOCOL}, at step {best.step}; "
+            f"the choice saw {best.labels}"
         )
-        scored = len(open_split(recipe, split, view="sentence"))
-        card["evaluation"] = {
+        chosen, scores = {"chosen by": best.metric}, best.metrics
+    expressions = len(open_split(recipe, split, view="sentence"))
+    return {
+        "weights": weights,
+        "evaluation": {
             "data": recipe.data.name,
             "split": split,
-            "expressions": len(subset(scored, recipe.data.evaluate_limit, recipe.train.seed)),
+            "expressions": len(subset(expressions, recipe.data.evaluate_limit, recipe.train.seed)),
             "protocol": PROTOCOL,
-            "chosen by": result.best.metric,
-        }
-        scores = result.best.metrics
-        card["metrics"] = {f"{n} ({PROTOCOL}, {split})": scores[n] for n in scores}
-    return card
+            **chosen,
+        },
+        "metrics": {f"{name} ({PROTOCOL}, {split})": scores[name] for name in scores},
+    }

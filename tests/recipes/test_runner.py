@@ -117,6 +117,17 @@ def test_a_run_interrupted_and_resumed_is_the_same_run(
     assert again.metrics == whole.metrics
 
 
+def test_a_score_that_chose_nothing_is_told_too(recipe: Recipe, tmp_path: Path) -> None:
+    last = recipe.model_copy(update={"select": None})
+    result = run_recipe(last, tmp_path / "run", progress="none")
+    model = models.load(result.model)
+    data = open_split(recipe, "val")
+    scored = Scorer(data, model.tokenizer, model.preprocess, list(range(len(data))))(model.method)
+    assert result.metrics["mIoU (original, val)"] == pytest.approx(scored["mIoU"])
+    assert "chosen by" not in model.card["evaluation"]
+    assert model.card["weights"].startswith("the last, at step ")
+
+
 def test_the_model_folder_answers_and_explains_itself(recipe: Recipe, tmp_path: Path) -> None:
     result = run_recipe(recipe, tmp_path / "run", progress="none", command="refseg train drawn")
     model = models.load(result.model)
