@@ -17,7 +17,7 @@ from studies import kept
 from studies.base import Outcome
 from studies.directions import RB_ACC, Direction, judged
 from studies.kept import CIDER, METEOR_ES, Trained
-from studies.mutual_boxes import BEFORE, JUDGE, MAIN, REWARDS, Boxes
+from studies.mutual_boxes import BEFORE, JUDGE, MAIN, REWARDS, Boxes, others
 
 PROTOCOL = "annotated objects"
 LABELS = Labels.parse("text+box+category")
@@ -67,7 +67,7 @@ def _of_set(asked: Boxes, name: str) -> dict[str, Any]:
                     asked.limit,
                     judge=judge,
                     beams=beams,
-                    merge=_other(asked, name),
+                    merge=others(asked, name),
                     with_meteor="if possible",
                 )
                 if beams == asked.beams[0]:
@@ -80,12 +80,6 @@ def _of_set(asked: Boxes, name: str) -> dict[str, Any]:
         "directions": {split: judged(DIRECTIONS, found) for split, found in texts.items()},
         "examples": {split: examples(found) for split, found in texts.items()},
     }
-
-
-def _other(asked: Boxes, name: str) -> list[Any]:
-    """The other data set, over the same objects, where it is there."""
-    other = {"refcoco": "refcoco+", "refcoco+": "refcoco"}[name]
-    return [asked.real / other] if (asked.real / other).is_dir() else []
 
 
 def _row(variant: str, told: Mapping[str, Any]) -> dict[str, Any]:

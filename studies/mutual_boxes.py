@@ -9,7 +9,8 @@ What there is, set by set (all runs are resumed or skipped, see `refseg.recipes.
     FOLDER/refcoco/sigmoid
     FOLDER/refcoco/softmax-tau-1
 
-Proposals are the annotated objects, known by category and box alone.
+Proposals are the annotated objects, known by category and box alone. Rewards that hold CIDEr take it
+against the references of both data sets, as the score does.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ SETS = ("refcoco", "refcoco+")
 WRITER, JUDGE = "writer-seed0", "judge-seed1"
 BEFORE, MAIN = "before step 2", "unambiguity+CIDEr"
 NEVER = "never_train.txt"
+NO_CIDER = "disambiguation.policy.cider=0"
 #: Rewards of Table 5: variant -> what differs from the recipe.
 REWARDS: Mapping[str, tuple[str, ...]] = {
     MAIN: (),
-    "unambiguity": ("disambiguation.policy.cider=0",),
+    "unambiguity": (NO_CIDER,),
     "sigmoid": ("disambiguation.policy.form=sigmoid",),
     "softmax tau 1": ("disambiguation.policy.tau=1",),
 }
@@ -105,8 +107,11 @@ def recipes(asked: Boxes, name: str) -> dict[str, Recipe]:
     """A data set's runs by their folders' names, in the order in which they need each other."""
     start = asked.run(name, WRITER) / "model"
     step_1, step_2 = "stages=[train]", "stages=[disambiguate]"
+    # The references of the reward's CIDEr are those of the score.
+    merge = f"disambiguation.merge={[str(path) for path in others(asked, name)]}"
     rewards = {
         slug(variant): (step_2, f"disambiguation.start={start}", *changes)
+        + ((merge,) if NO_CIDER not in changes else ())
         for variant, changes in REWARDS.items()
     }
     wanted: dict[str, Sequence[str]] = {
@@ -119,6 +124,12 @@ def recipes(asked: Boxes, name: str) -> dict[str, Recipe]:
         run: apply_overrides(base, [*_common(asked, name, seed=int(run == JUDGE)), *changes])
         for run, changes in wanted.items()
     }
+
+
+def others(asked: Boxes, name: str) -> list[Path]:
+    """The other data set, over the same objects, where it is there: its references are merged."""
+    other = {"refcoco": "refcoco+", "refcoco+": "refcoco"}[name]
+    return [asked.real / other] if (asked.real / other).is_dir() else []
 
 
 def _common(asked: Boxes, name: str, *, seed: int) -> list[str]:
