@@ -9,8 +9,8 @@ What there is, set by set (all runs are resumed or skipped, see `refseg.recipes.
     FOLDER/refcoco/sigmoid
     FOLDER/refcoco/softmax-tau-1
 
-Proposals are the annotated objects, known by category and box alone. Rewards that hold CIDEr take it
-against the references of both data sets, as the score does.
+Proposals are the annotated objects, known by category and box alone. Rewards that hold CIDEr take
+it against the references of both data sets, as the score does.
 """
 
 from __future__ import annotations
