@@ -6,7 +6,7 @@
 
 A region is an annotated object of a `Picture`; a person's mask or box becomes a picture with one
 object. With a method that finds its own proposals, the region is matched to one of them, and how
-well it fits is told.
+well it fits is told: on the grid of the proposals' masks, which is coarser than the picture.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from refseg.data.collate import collate_pictures
 from refseg.errors import ConfigError, NoProposal
@@ -24,13 +24,18 @@ from refseg.methods import method_types
 from refseg.models import Model, find_model, list_bundled, read_model_file
 from refseg.types import Batch, Expression, Picture
 
+#: IoU of a region and its proposal, from which the one stands for the other.
+MATCHED = 0.5
+
 
 @dataclass(frozen=True)
 class Described:
     """expressions: best first, distinct texts; fewer than asked for if no more were found.
 
-    iou: of the region and the proposal that stands for it, None when proposals are the annotated
-    objects. proposal: its number. Where none stands for the region: no expressions, 0 or None, -1.
+    iou: of the region and the proposal that stands for it, in cells of the grid on which the
+    method draws its masks (`Predictor.describe_region` tells it in px); None when proposals are
+    the annotated objects. proposal: its number. Where none stands for the region: no expressions,
+    0 or None, -1.
     """
 
     expressions: tuple[Expression, ...]
@@ -68,13 +73,16 @@ def describe(
 ) -> list[Described]:
     """Expressions for regions.
 
-    asked: (picture, row of its object) of each region. beams: 1 is greedy. keep: expressions of
-    each region. verify: let the model's own selection head say whether each refers back.
-    proposals: of the pictures, where they are known already (`method.propose`); then no pixels
-    are looked at, and pictures [H, W, 0] will do. strict: False lets regions that no proposal
-    stands for go without, as if only the others had been asked for.
+    pictures: with their objects, [H, W, 3] or, for methods that see no pixels, [H, W, 0].
+    asked: (picture, row of its object) of each region. beams: 1 is greedy. keep: at most so many
+    expressions of each region. verify: let the model's own selection head say whether each refers
+    back. proposals: of the pictures, where they are known already (`method.propose`); then no
+    pixels are looked at, and pictures [H, W, 0] will do. strict: False lets regions that no
+    proposal stands for go without, as if only the others had been asked for.
+    Returns one `Described` for each of `asked`, in order.
     Raises ConfigError for a model that does not write (or, to verify, read) and for numbers out
-    of range; if strict, NoProposal for a region without an extent or one too many.
+    of range (1 to `MOST`), DataError for pictures without objects or without the pixels that are
+    needed; if strict, NoProposal for a region without an extent or one too many.
     """
     check_writes(model, verify=verify)
     check_search(beams, keep)
@@ -98,10 +106,13 @@ def refer_back(
     *,
     strict: bool = True,
 ) -> list[Verdict]:
-    """Whether each text means its region to `judge`. strict, errors: as for `describe`."""
-    if not getattr(judge.method, "config", None) or not getattr(
-        judge.method.config, "select", False
-    ):
+    """Whether each text means its region to `judge`.
+
+    texts[i] is about the region asked[i]; a region may be asked about many times. Returns one
+    `Verdict` for each. strict and errors: as for `describe`; ConfigError for a model that does
+    not choose among proposals.
+    """
+    if not getattr(getattr(judge.method, "config", None), "select", False):
         raise ConfigError(
             f"{judge.name}: method {judge.method_name} does not choose among proposals",
             remedy="judge with a model of the method mutual",
@@ -112,6 +123,30 @@ def refer_back(
     kept = [text for text, there in zip(texts, seen.matched, strict=True) if there]
     told = iter(_judge(judge, seen, kept))
     return [next(told) if there else Verdict(False, -1.0, False) for there in seen.matched]
+
+
+def same_reader(model: Model, other: Model) -> bool:
+    """Whether both read by the same selection head and text encoder, to the bit of a float16.
+
+    Step 2 leaves them as they are, and a bundled model is a float16 copy: neither its file nor
+    its name tells who gave the reward. False where either does not read.
+    """
+    ours, theirs = (_reader(one) for one in (model, other))
+    if not ours or ours.keys() != theirs.keys():
+        return False
+    return all(
+        ours[name].shape == theirs[name].shape
+        and torch.equal(ours[name].cpu().half(), theirs[name].cpu().half())
+        for name in ours
+    )
+
+
+def _reader(model: Model) -> dict[str, Tensor]:
+    """The tensors by which a model reads expressions; none for one that does not."""
+    if not isinstance(getattr(model.method, "selection", None), nn.Module):
+        return {}
+    state: dict[str, Tensor] = model.method.state_dict()
+    return {name: v for name, v in state.items() if name.startswith(("text.", "selection."))}
 
 
 def writes(model: Model) -> bool:
@@ -172,7 +207,8 @@ def _look(
     batch: Batch = collate_pictures(pictures, model.preprocess).to(model.device)
     if proposals is None:
         proposals = model.method.propose(batch)
-    matching = model.method.match(proposals, batch)
+    # A region has no category here: a person's has none, and a model may not know the data's.
+    matching = model.method.match(proposals, batch, by_class=False)
     images, rows = torch.tensor(asked, device=model.device).view(-1, 2).unbind(dim=1)
     there = matching.proposal[images, rows] >= 0
     matched = there.tolist()

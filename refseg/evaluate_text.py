@@ -7,7 +7,7 @@
 One sentence an object, and one document of CIDEr's idf an object, with all its references; an
 object that several refs describe counts once. Rb-Acc, refer-back accuracy, is the share of
 sentences that a selection head leads back to their object. The head must be that of another model
-(the judge): the writer may have learned to please its own.
+(the judge): the writer may have learned to please its own. Its own is refused under any name.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any, Literal
 import numpy as np
 
 from refseg.data.dataset import ReferDataset
+from refseg.describe import MATCHED, same_reader
+from refseg.errors import ConfigError
 from refseg.evaluate import read_ahead
 from refseg.meaning import MEANINGS, world_of
 from refseg.metrics.captions import CiderD, meteor, meteor_es, tokenise, why_no_meteor
@@ -27,8 +29,6 @@ from refseg.metrics.meter import bootstrap_interval
 from refseg.referred import Referred, merged_references, referred
 from refseg.types import Picture
 from refseg.written import Scribe, Written
-
-MATCHED = 0.5  # IoU from which a proposal stands for a region
 
 RB_ACC, OWN, HUMAN = "Rb-Acc", "Rb-Acc by its own head", "Rb-Acc of human sentences"
 WithMeteor = Literal["if possible", "yes", "no"]
@@ -41,8 +41,9 @@ class TextReport:
     labels: what the model learned from. judge: whose selection head gives Rb-Acc. merged: data
     sets whose references were joined for the metrics "... merged". n: objects. metrics: CIDEr
     0..10, "words" a mean length, all others fractions in 0..1. intervals: 95 %, images drawn as
-    wholes. samples: per object, sorted by ann_id: ann_id, image_id, text, references, CIDEr, iou,
-    own, hit (by the judge), meaning. notes: what was left out, and why.
+    wholes. samples: per object, sorted by ann_id: ann_id, image_id, text, references, iou (of the
+    proposal that stood for it, on the grid of its mask), own, hit (by the judge), meaning, and
+    CIDEr and METEOR under their names among the metrics. notes: what was left out, and why.
     """
 
     model: str
@@ -91,8 +92,11 @@ def evaluate_expressions(
     that `describe` cannot describe (it has no extent, no proposal stands for it) counts with an
     empty sentence that means nothing to anybody.
     Raises DataError (no object, data sets that do not belong together), ConfigError for a model
-    that does not write or a judge that does not read.
+    that does not write, a judge that does not read or is no other than the writer's own head;
+    RefsegError for with_meteor="yes" where it cannot run.
     """
+    if judge is not None:
+        check_independent(model, judge)
     images, left_out = referred(dataset, limit)
     about = [one for group in images for one in group]
     merged = merged_references(dataset, about, merge) if merge else None
@@ -129,6 +133,19 @@ def evaluate_expressions(
     )
 
 
+def check_independent(model: Any, judge: Any) -> None:
+    """Raise ConfigError for a judge that reads by the writer's own head, whatever its name.
+
+    The model before step 2 is such a judge of the one after it: their heads are the same.
+    """
+    if same_reader(model, judge):
+        raise ConfigError(
+            f"{judge.name} has the same selection head as {model.name}: it is no independent judge",
+            remedy="name a model that was trained by itself, with another seed, or leave the judge "
+            "out: accuracy by its own head is told anyway",
+        )
+
+
 def _left_out(count: int) -> str:
     return f"{count:,} expressions that mean none, several or a crowd were left out" * (count > 0)
 
@@ -152,17 +169,18 @@ class _Tally:
         self.metrics: dict[str, float] = {}
         self.intervals: dict[str, tuple[float, float]] = {}
         self.samples: dict[str, list[Any]] = {}
+        self.each: dict[str, list[float]] = {}  # metric of the captions -> of each object
         self.notes = list(notes)
 
     def count(self, merged: Mapping[int, Sequence[str]] | None, with_meteor: WithMeteor) -> None:
         texts = {one.about.ann_id: one.text for one in self.written}
         references = {one.about.ann_id: one.about.references for one in self.written}
-        cider = self._captions("", texts, references, with_meteor)
+        self._captions("", texts, references, with_meteor)
         if merged is not None:
             self._captions(" merged", texts, merged, with_meteor)
         self._found()
         self._worded()
-        self.samples = self._samples(references, cider)
+        self.samples = self._samples(references)
 
     def _captions(
         self,
@@ -170,15 +188,16 @@ class _Tally:
         texts: Mapping[int, str],
         references: Mapping[int, Sequence[str]],
         with_meteor: WithMeteor,
-    ) -> list[float]:
+    ) -> None:
         each = CiderD(references).scores(texts)
-        cider = [each[ann_id] for ann_id in texts]
-        self._mean("CIDEr" + suffix, cider)
+        self.each["CIDEr" + suffix] = [float(each[ann_id]) for ann_id in texts]
+        self._mean("CIDEr" + suffix, self.each["CIDEr" + suffix])
         lacking = why_no_meteor()
-        if with_meteor == "yes" or (with_meteor == "if possible" and not lacking):
-            self.metrics["METEOR" + suffix] = meteor(texts, references).corpus
-        else:
-            self.metrics["meteor_es" + suffix] = meteor_es(texts, references).corpus
+        real = with_meteor == "yes" or (with_meteor == "if possible" and not lacking)
+        name = ("METEOR" if real else "meteor_es") + suffix
+        found = meteor(texts, references) if real else meteor_es(texts, references)
+        self.metrics[name] = found.corpus
+        self.each[name] = [found.each[ann_id] for ann_id in texts]
         if with_meteor == "if possible" and lacking:
             self._note(
                 f"METEOR 1.5 was not computed: {lacking}; meteor_es is another metric, never to "
@@ -186,7 +205,6 @@ class _Tally:
             )
         if len(texts) == 1:
             self._note("the CIDEr of a single object is 0 whatever is written (its idf is 0)")
-        return cider
 
     def _found(self) -> None:
         if self.written[0].judged is None:
@@ -224,15 +242,13 @@ class _Tally:
         if text not in self.notes:
             self.notes.append(text)
 
-    def _samples(
-        self, references: Mapping[int, Sequence[str]], cider: list[float]
-    ) -> dict[str, list[Any]]:
+    def _samples(self, references: Mapping[int, Sequence[str]]) -> dict[str, list[Any]]:
         return {
             "ann_id": list(references),
             "image_id": [one.about.image_id for one in self.written],
             "text": [one.text for one in self.written],
             "references": [list(sentences) for sentences in references.values()],
-            "CIDEr": cider,
+            **self.each,
             "iou": [one.iou for one in self.written],
             "own": [one.own for one in self.written],
             "hit": [one.judged for one in self.written],

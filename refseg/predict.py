@@ -18,7 +18,7 @@ import torch
 
 from refseg import models
 from refseg.data.tokens import clean
-from refseg.describe import Described, check_writes, describe
+from refseg.describe import MATCHED, Described, check_writes, describe
 from refseg.errors import ConfigError, ImageError
 from refseg.models import Model
 from refseg.ops.images import Source, load_image
@@ -28,7 +28,6 @@ from refseg.types import Batch, Expression, Prediction, Sample
 
 DEFAULT_MODEL = "vega-scenes"
 AT_ONCE = 16  # expressions in one pass: more would only cost memory
-MATCHED = 0.5  # IoU of a region and its proposal, from which the one stands for the other
 
 
 class Segmenter(Model):
@@ -110,8 +109,8 @@ class Predictor:
         filled, one taught on boxes takes a mask as its tight box. beams: sentences searched for
         at a time, 1 is greedy. keep: at most so many are given back, one if greedy. verify: let
         the model read each again, and say whether it means the same object (`refers_back`).
-        Warns when the model has no proposal that fits the region (`MATCHED`); `describe_region`
-        says so in a value.
+        Warns when the model has no proposal that fits the region (an IoU of
+        `refseg.describe.MATCHED` in px); `describe_region` says so in a value.
         Raises ConfigError for a model that writes none and numbers out of range, DataError for a
         region that is none, ImageError without an image.
         """
@@ -124,7 +123,9 @@ class Predictor:
     ) -> Described:
         """As `describe`, with the proposal that stood for the region and how well it fits.
 
-        iou: of the two in px; below `MATCHED` the expressions may mean something else.
+        iou: of the two in px (`refseg.describe.describe`, which data sets are asked with, tells
+        it on the coarser grid of the proposals' masks); below `refseg.describe.MATCHED` the
+        expressions may mean something else. Errors: as for `describe`.
         """
         check_writes(self.model, verify=verify)
         self._need_image()

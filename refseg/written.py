@@ -18,9 +18,11 @@ from refseg.types import Picture
 class Written:
     """What was written about an object.
 
-    iou: of the proposal that stood for it; None where proposals are the objects. own: the
-    writer's own head finds it; judged: the judge does; human: the judge finds it by each
-    reference. meaning: see `refseg.meaning`. What was not asked is None.
+    text: "" if no word came out or no proposal stood for the object. iou: of the proposal that
+    stood for it, on the grid of its mask (see `refseg.describe.Described`), 0 if none did; None
+    where proposals are the objects. own: the writer's own head finds it; judged: the judge does;
+    human: the judge finds it by each reference. meaning: see `refseg.meaning`. What was not asked
+    is None.
     """
 
     about: Referred
@@ -48,9 +50,10 @@ class Scribe:
     def write(
         self, chunk: Sequence[Sequence[Referred]], pictures: Sequence[Picture]
     ) -> list[Written]:
-        """A sentence about each object of `chunk`; chunk[i] are those of picture i.
+        """A sentence about each object of `chunk`, in order; chunk[i] are those of picture i.
 
-        Raises ConfigError for a model that does not write or a judge that does not read.
+        Raises ConfigError for a model that does not write or a judge that does not read,
+        DataError for pictures without their objects.
         """
         about = [one for group in chunk for one in group]
         spots = [(i, _row(pictures[i], one)) for i, group in enumerate(chunk) for one in group]

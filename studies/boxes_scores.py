@@ -12,22 +12,24 @@ from typing import Any
 import numpy as np
 
 from refseg.data.catalog import open_data
+from refseg.metrics.captions import tokenise
 from refseg.types import Labels
 from studies import kept
 from studies.base import Outcome
-from studies.directions import RB_ACC, Direction, judged
-from studies.kept import CIDER, METEOR_ES, Trained
+from studies.directions import CIDER, METEOR, RB_ACC, Direction, judged
+from studies.kept import Trained
 from studies.mutual_boxes import BEFORE, JUDGE, MAIN, REWARDS, Boxes, others
 
 PROTOCOL = "annotated objects"
 LABELS = Labels.parse("text+box+category")
 READ, WRITTEN = ("val", "testA", "testB"), ("testA", "testB")
 EXAMPLES = 4  # of each split
+SIGNAL = 250  # objects of each split whose rewards are looked at
 #: What the paper reports, on RefCOCO+ testB (Tables 3 and 5).
 DIRECTIONS = (
     Direction("step 2 raises Rb-Acc", MAIN, BEFORE, RB_ACC, "+"),
     Direction("step 2 raises CIDEr", MAIN, BEFORE, CIDER, "+"),
-    Direction("step 2 lowers METEOR a little", MAIN, BEFORE, METEOR_ES, "-"),
+    Direction("step 2 lowers METEOR a little", MAIN, BEFORE, METEOR, "-"),
     Direction("unambiguity alone: more Rb-Acc than with CIDEr", "unambiguity", MAIN, RB_ACC, "+"),
     Direction("unambiguity alone: less CIDEr than with CIDEr", "unambiguity", MAIN, CIDER, "-"),
     Direction("softmax: more Rb-Acc than sigmoid", MAIN, "sigmoid", RB_ACC, "+"),
@@ -79,6 +81,11 @@ def _of_set(asked: Boxes, name: str) -> dict[str, Any]:
         "expressions": rows,
         "directions": {split: judged(DIRECTIONS, found) for split, found in texts.items()},
         "examples": {split: examples(found) for split, found in texts.items()},
+        "people": {split: worded(found[BEFORE]) for split, found in texts.items()},
+        "rewards": {
+            split: kept.of_rewards(runs[BEFORE], opened(split), min(SIGNAL, asked.limit or SIGNAL))
+            for split in WRITTEN
+        },
     }
 
 
@@ -90,6 +97,18 @@ def _row(variant: str, told: Mapping[str, Any]) -> dict[str, Any]:
 def _without_counts(row: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("reader", "split", "n", "absent", "rivals", "labels", "metrics", "intervals")
     return {key: row[key] for key in keys}
+
+
+def worded(told: Mapping[str, Any]) -> dict[str, float]:
+    """Of people's sentences about a report's objects: their mean length, "words", and the share
+    of the first of each object that is "distinct" (a model writes one an object, too).
+    """
+    words = [[tuple(tokenise(text)) for text in texts] for texts in told["samples"]["references"]]
+    lengths = [len(one) for each in words for one in each]
+    return {
+        "words": sum(lengths) / len(lengths),
+        "distinct": len({each[0] for each in words}) / len(words),
+    }
 
 
 def examples(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

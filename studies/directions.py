@@ -14,17 +14,24 @@ from typing import Any, Literal
 import numpy as np
 
 from refseg.metrics.meter import bootstrap_interval
-from studies.kept import CIDER, METEOR_ES
 
 SHOWS, REVERSED, UNCLEAR = "shows", "the other way round", "inconclusive"
-RB_ACC = "Rb-Acc"
-#: Measure -> the entry of a report's samples, and of its metrics, that has it.
-SAMPLES = {RB_ACC: "hit", CIDER: CIDER, METEOR_ES: METEOR_ES}
+RB_ACC, CIDER, METEOR = "Rb-Acc", "CIDEr", "METEOR"
+#: Measure -> the metrics that stand for it, the best first. meteor_es is another than METEOR: a
+#: direction that is judged by it says so.
+METRICS = {
+    RB_ACC: (RB_ACC,),
+    CIDER: ("CIDEr merged", "CIDEr"),
+    METEOR: ("METEOR merged", "METEOR", "meteor_es merged", "meteor_es"),
+}
 
 
 @dataclass(frozen=True)
 class Direction:
-    """`of` is higher ("+") or lower ("-") than `over` in `measure`, says a paper."""
+    """`of` is higher ("+") or lower ("-") than `over` in `measure`, says a paper.
+
+    measure: one of `METRICS`.
+    """
 
     claim: str
     of: str
@@ -36,7 +43,11 @@ class Direction:
 def judged(
     directions: Sequence[Direction], reports: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """What each direction comes to. reports: variant -> its report with samples, of one split."""
+    """What each direction comes to. reports: variant -> its report with samples, of one split.
+
+    "measure" is the metric that the reports have of the direction's (`METRICS`). Raises ValueError
+    for reports about different objects.
+    """
     return [_judged(one, reports[one.of], reports[one.over]) for one in directions]
 
 
@@ -44,17 +55,18 @@ def _judged(direction: Direction, of: Mapping[str, Any], over: Mapping[str, Any]
     mine, theirs = of["samples"], over["samples"]
     if mine["ann_id"] != theirs["ann_id"]:
         raise ValueError("the two models wrote about other objects")
-    name = SAMPLES[direction.measure]
+    measure = next(name for name in METRICS[direction.measure] if name in of["metrics"])
+    name = "hit" if measure == RB_ACC else measure
     gaps = np.array(mine[name], np.float64) - np.array(theirs[name], np.float64)
     interval = bootstrap_interval(gaps, groups=mine["image_id"])
     # The score of a corpus is no mean over its objects for every metric (METEOR sums counts).
-    whole = of["metrics"][direction.measure] - over["metrics"][direction.measure]
+    whole = of["metrics"][measure] - over["metrics"][measure]
     agree = whole * gaps.mean() >= 0
     return {
         "claim": direction.claim,
         "of": direction.of,
         "over": direction.over,
-        "measure": direction.measure,
+        "measure": measure,
         "expected": direction.sign,
         "difference": float(gaps.mean()),
         "corpus difference": float(whole),

@@ -20,14 +20,13 @@ from refseg.errors import RunError
 from refseg.evaluate import Options, evaluate
 from refseg.evaluate_objects import evaluate_objects
 from refseg.evaluate_text import WithMeteor, evaluate_expressions
-from refseg.metrics.captions import CiderD, meteor_es, why_no_meteor
+from refseg.metrics.captions import why_no_meteor
 from refseg.ops.files import atomic_write_json, sha256_file
-from refseg.referred import merged_references, referred
+from studies import reward_signal
 from studies.base import say
 
 Scores = dict[str, Any]
 PROTOCOL = "original"
-CIDER, METEOR_ES = "CIDEr merged", "meteor_es merged"
 
 
 @dataclass(frozen=True)
@@ -92,8 +91,9 @@ def of_expressions(
     merge: Sequence[Path] = (),
     with_meteor: WithMeteor = "no",
 ) -> Scores:
-    """What the model writes; see `evaluate_expressions`. The samples also hold each object's
-    CIDEr and meteor_es against the merged references (CIDER, METEOR_ES).
+    """What the model writes, with the samples of single objects; see `evaluate_expressions`.
+
+    Raises ConfigError for a judge that is no independent one.
     """
     java = with_meteor != "no" and not why_no_meteor()
 
@@ -108,23 +108,23 @@ def of_expressions(
             with_meteor=with_meteor,
             limit=limit,
         )
-        told = report.to_json(samples=True)
-        about = [one for group in referred(dataset, limit)[0] for one in group]
-        references = merged_references(dataset, about, merge)
-        texts = dict(zip(told["samples"]["ann_id"], told["samples"]["text"], strict=True))
-        simple = meteor_es(texts, references)
-        told["metrics"].setdefault(METEOR_ES, simple.corpus)
-        for name, each in (
-            (CIDER, CiderD(references).scores(texts)),
-            (METEOR_ES, simple.each),
-        ):
-            told["samples"][name] = [float(each[ann_id]) for ann_id in texts]
-        return {**told, "merged": [path.name for path in merge]}
+        return {**report.to_json(samples=True), "merged": [path.name for path in merge]}
 
     key = {**_key(run, dataset, limit), "beams": beams, "merged": [path.name for path in merge]}
     key["judge"] = None if judge is None else judge.weights
     key["METEOR"] = java
     return kept(run, _name("expressions", dataset, limit, f"beams{beams}"), key, make)
+
+
+def of_rewards(run: Trained, dataset: ReferDataset, limit: int) -> Scores:
+    """What rewards tell of the model's own sentences; see `studies.reward_signal.measure`."""
+
+    def make() -> Scores:
+        return reward_signal.measure(run.load(), dataset, limit)
+
+    forms = {name: form.model_dump(mode="json") for name, form in reward_signal.FORMS.items()}
+    key = {**_key(run, dataset, limit), "beams": reward_signal.BEAMS, "forms": forms}
+    return kept(run, _name("rewards", dataset, limit), key, make)
 
 
 def kept(run: Trained, name: str, key: Scores, make: Callable[[], Scores]) -> Scores:

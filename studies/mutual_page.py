@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from studies import mutual_tables
+from studies import mutual_tables, mutual_why
 from studies.tables import Numbers, percent
 
 Values = Mapping[str, str]
@@ -20,6 +20,11 @@ def boxes(numbers: Numbers) -> Values:
         "examples": mutual_tables.examples(numbers),
         "never": f"{numbers['never']:,}",
         "runs": mutual_tables.runs(numbers),
+        "rivals": mutual_tables.rivals(numbers),
+        "meteor": mutual_tables.meteor_of(numbers),
+        "about_meteor": mutual_tables.about_meteor(numbers),
+        "lengths": mutual_why.lengths(numbers),
+        "rewards": mutual_why.rewards(numbers),
     }
 
 

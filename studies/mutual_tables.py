@@ -41,9 +41,13 @@ def changes(name: str, interval: Sequence[float] | None) -> str:
 
 
 def comprehension(numbers: Numbers) -> str:
-    """Accuracy among annotated objects, split by split, beside chance and published REC."""
+    """Accuracy among annotated objects, split by split, beside chance and published REC.
+
+    Of the harder part, with a rival, only where that is not the whole (`all_rivals`).
+    """
+    hard = not all_rivals(numbers)
     head = ("data", "n", "writer", "95 % interval", "judge", "95 % interval", "chance",
-            "with a rival of its category: n", "writer", "judge",
+            *(("with a rival of its category: n", "writer", "judge") if hard else ()),
             "published REC, objects not given, with pixels")  # fmt: skip
     rows = []
     for name, found in numbers["sets"].items():
@@ -58,16 +62,55 @@ def comprehension(numbers: Numbers) -> str:
                     between(row["intervals"]["accuracy"]),
                 )
             ]
-            rivals = [percent(row["metrics"].get("accuracy with rivals")) for row in both]
             known = both[0]
+            rivals = [percent(row["metrics"].get("accuracy with rivals")) for row in both]
+            harder = [f"{known['rivals']:,}", *rivals] if hard else []
             rows.append(
                 (
                     f"{NAMES[name]} {split}", f"{known['n']:,}", *scored,
-                    percent(known["metrics"]["chance"]), f"{known['rivals']:,}", *rivals,
+                    percent(known["metrics"]["chance"]), *harder,
                     percent(published.READING[name][place]),
                 )
             )  # fmt: skip
     return table(head, rows)
+
+
+def all_rivals(numbers: Numbers) -> bool:
+    """Whether every expression's picture holds another object of the target's category."""
+    rows = [row for found in numbers["sets"].values() for row in found["comprehension"]]
+    return all(row["rivals"] == row["n"] for row in rows)
+
+
+def rivals(numbers: Numbers) -> str:
+    """A sentence on the harder part."""
+    if not all_rivals(numbers):
+        return "In the harder part the picture holds another object of the target's category."
+    return (
+        "Every picture holds another object of the target's category (such pictures are what "
+        "people were asked about), so the harder part, with a rival, is the whole and has no "
+        "columns of its own."
+    )
+
+
+def meteor_of(numbers: Numbers) -> str:
+    """The name of the METEOR that was measured."""
+    rows = [row for found in numbers["sets"].values() for row in found["expressions"]]
+    return _meteor(rows)
+
+
+def _meteor(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Java's, where every row has it."""
+    return METEORS[0] if all(METEORS[0] in row["metrics"] for row in rows) else METEORS[1]
+
+
+def about_meteor(numbers: Numbers) -> str:
+    """A sentence on which METEOR it is."""
+    if meteor_of(numbers) == METEORS[0]:
+        return "METEOR is version 1.5, by its own program."
+    return (
+        "`meteor_es` stands where Java's METEOR 1.5 was not at hand; it is another metric, and no "
+        "published METEOR is printed beside it."
+    )
 
 
 def expressions(numbers: Numbers) -> str:
@@ -83,7 +126,7 @@ def expressions(numbers: Numbers) -> str:
 
 def _written(rows: Sequence[Mapping[str, Any]]) -> str:
     merged = "CIDEr merged" in rows[0]["metrics"]
-    (meteor,) = (name for name in METEORS if name in rows[0]["metrics"])
+    meteor = _meteor(rows)
     suffixes = ("", " merged") if merged else ("",)
     columns = [*(f"CIDEr{s}" for s in suffixes), *(f"{meteor}{s}" for s in suffixes)]
     head = ("reward", "search", *columns, RB_ACC, "95 % interval", "by its own head", "words")
@@ -104,15 +147,15 @@ def _written(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _published(name: str, split: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """METEOR only where ours is METEOR, too."""
+    both = _meteor(rows) == METEORS[0]
     told = [
-        f"{row} {meteor:.3f} / {cider:.3f}"
+        f"{row} {f'{meteor:.3f} / ' if both else ''}{cider:.3f}"
         for row, (meteor, cider) in published.WRITING[name][split].items()
     ]
-    return (
-        "Published, of models that see the pixels (METEOR / CIDEr merged; not to be compared): "
-        + "; ".join(told)
-        + "."
-    )
+    what = "METEOR / CIDEr merged" if both else "CIDEr merged"
+    start = f"Published, of models that see the pixels ({what}; not to be compared): "
+    return f"{start}{'; '.join(told)}."
 
 
 def directions(numbers: Numbers) -> str:
@@ -121,7 +164,8 @@ def directions(numbers: Numbers) -> str:
     for found in numbers["sets"].values():
         for rows in found["directions"].values():
             for row in rows:
-                start = [f"{row['claim']} ({row['measure']})", _paper(row)]
+                note = ", another metric" if row["measure"].startswith(METEORS[1]) else ""
+                start = [f"{row['claim']} ({row['measure']}{note})", _paper(row)]
                 cells = told.setdefault(row["claim"], [*start])
                 measure = row["measure"]
                 cells.append(
@@ -138,9 +182,12 @@ def directions(numbers: Numbers) -> str:
 
 
 def _paper(row: Mapping[str, Any]) -> str:
-    """The paper's own two numbers for a claim."""
-    place = {"meteor_es": 0, "CIDEr": 1, RB_ACC: 2}[row["measure"].removesuffix(" merged")]
-    name = ("METEOR", "CIDEr", RB_ACC)[place]
+    """The paper's own two numbers for a claim; a dash for a metric that it does not have."""
+    names = (METEORS[0], "CIDEr", RB_ACC)
+    name = row["measure"].removesuffix(" merged")
+    if name not in names:
+        return "-"
+    place = names.index(name)
     both = (published.REWARDS[row[side]][place] for side in ("of", "over"))
     return " / ".join(value(name, number) for number in both)
 

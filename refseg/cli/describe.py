@@ -42,10 +42,18 @@ def describe(
         str, typer.Option(help="A bundled model, a model folder or a hub id.", metavar="NAME|DIR")
     ] = "mutual-scenes",
     beams: Annotated[
-        int, typer.Option(help="Sentences searched for at a time; 1 is greedy.", metavar="N")
+        int,
+        typer.Option(
+            help="Width of the beam search; 1 is greedy: the likeliest word each time.",
+            metavar="N",
+        ),
     ] = 5,
     keep: Annotated[
-        int, typer.Option(help="Expressions told, at most; greedy finds one.", metavar="N")
+        int,
+        typer.Option(
+            help="How many expressions to print, at most; with --beams 1 there is only one.",
+            metavar="N",
+        ),
     ] = 3,
     verify: Annotated[
         bool,
@@ -71,7 +79,8 @@ def describe(
 
     JSON: {"expressions": [{"text", "score", "refers_back", "margin"}], "region": {"mask" (COCO
     run-length code), "box" [x, y, w, h]}, "iou", "matched"}; refers_back and margin are null
-    without --verify, iou is that of the region and its proposal, matched is false below 0.5.
+    without --verify, iou is that of the region and its proposal in pixels of IMAGE, matched is
+    false below 0.5.
     """
     with ui.results_only(json):
         answer = _ask(image, _one_of(mask, box), model, (beams, keep, verify), device)
@@ -103,13 +112,13 @@ class Answer:
 
     @property
     def iou(self) -> float:
-        """Of the region and its proposal, 0..1."""
+        """Of the region and its proposal in px, 0..1."""
         return self.described.iou or 0.0
 
     @property
     def matched(self) -> bool:
         """Whether the proposal may stand for the region."""
-        from refseg.predict import MATCHED
+        from refseg.describe import MATCHED
 
         return self.iou >= MATCHED
 

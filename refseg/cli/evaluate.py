@@ -44,7 +44,7 @@ def evaluate(
         typer.Option(
             help="masks; objects (which of the annotated objects is meant); expressions (write one "
             "about each object). [default: objects for methods that choose among annotated "
-            "objects, else masks]",
+            "objects, which have no masks of their own; else masks]",
             metavar="T",
         ),
     ] = None,
@@ -91,8 +91,8 @@ def evaluate(
     judge: Annotated[
         str | None,
         typer.Option(
-            help="With --task expressions: another model, whose selection head tells whether a "
-            "sentence leads back to its object (Rb-Acc).",
+            help="With --task expressions: another model, trained by itself, whose selection head "
+            "tells whether a sentence leads back to its object (Rb-Acc).",
             metavar="MODEL",
         ),
     ] = None,
@@ -143,10 +143,13 @@ def evaluate(
         change = _perturbation(perturb)
         loaded = _load(model, device)
         task = task or tasks.default_task(loaded)
-        given = {"--protocol": protocol, "--mask-rule": mask_rule, "--perturb": perturb}
-        tasks.check_options(task, {**given, "--judge": judge, "--merge": merge, "--beams": beams})
+        given = {
+            "--protocol": protocol, "--mask-rule": mask_rule, "--perturb": perturb,
+            "--judge": judge, "--merge": merge, "--beams": beams,
+        }  # fmt: skip
+        tasks.check_options(task, given, loaded)
         tasks.check_able(task, model, loaded)
-        judging = None if judge is None else _load_judge(judge, model, device)
+        judging = None if judge is None else _load_judge(judge, model, loaded, device)
         for name in (data, *(merge or ())):
             ready_data(name)
         shown = tasks.reads(task, loaded, judging)
@@ -227,13 +230,17 @@ def _load(model: str, device: str) -> Answers | None:
     return loaded
 
 
-def _load_judge(judge: str, model: str, device: str) -> Any:
+def _load_judge(judge: str, name: str, model: Any, device: str) -> Any:
+    """The judge of `model`, which was called `name`. Raises ConfigError if it is no other."""
     from refseg.baselines import PREFIX
+    from refseg.evaluate_text import check_independent
 
     if judge.startswith(PREFIX):
         raise ConfigError(f"--judge {judge} is no model", remedy="name a trained model")
-    tasks.check_judge(judge, model)
-    return _load(judge, device)
+    tasks.check_judge(judge, name)
+    loaded = _load(judge, device)
+    check_independent(model, loaded)  # before the data are opened, which may take minutes
+    return loaded
 
 
 def _baseline(model: str, dataset: ReferDataset) -> Answers:

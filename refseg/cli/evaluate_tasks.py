@@ -58,18 +58,28 @@ def default_task(model: Any) -> str:
     return OBJECTS if _reads_objects(model) else MASKS
 
 
-def check_options(task: str, given: dict[str, Any]) -> None:
+def check_options(task: str, given: dict[str, Any], model: Any) -> None:
     """Raise ConfigError for an option that was given and means nothing to the task."""
     for option, value in given.items():
         if value is not None and task not in BELONGS[option]:
+            others = [one for one in BELONGS[option] if one != MASKS or not _reads_objects(model)]
+            instead = f", or ask for --task {' or '.join(others)}" if others else ""
             raise ConfigError(
-                f"{option} means nothing to --task {task}",
-                remedy=f"leave it out, or ask for --task {' or '.join(BELONGS[option])}",
+                f"{option} means nothing to --task {task}", remedy=f"leave it out{instead}"
             )
 
 
 def check_able(task: str, name: str, model: Any) -> None:
-    """Raise ConfigError for a model (None: a baseline) that cannot do the task."""
+    """Raise ConfigError for a model (None: a baseline) that cannot do the task.
+
+    A method that is given the annotated objects segments nothing: its masks would be the
+    annotation's own boxes, and their IoU no score of segmentation.
+    """
+    if task == MASKS and _reads_objects(model):
+        raise ConfigError(
+            f"{name} chooses among annotated objects and makes no masks",
+            remedy="score it with --task objects",
+        )
     if task == OBJECTS and not _reads_objects(model):
         raise ConfigError(
             f"{name} does not choose among annotated objects", remedy="score it with --task masks"
@@ -87,7 +97,10 @@ def check_able(task: str, name: str, model: Any) -> None:
 
 
 def check_judge(judge: str, name: str) -> None:
-    """Raise ConfigError for a judge that is the model itself."""
+    """Raise ConfigError for a judge that is the model itself, before either is loaded.
+
+    `refseg.evaluate_text.check_independent` finds those that share no more than the head.
+    """
     from refseg.models import find_model
 
     if find_model(judge).resolve() == find_model(name).resolve():
@@ -105,11 +118,12 @@ def reads(task: str, *models: Any) -> Reads:
     """What the data must show for the task and these models (None: a baseline).
 
     Scores of masks compare masks and boxes; the other tasks show what the methods themselves
-    need, and annotated objects always with boxes and categories.
+    need, and annotated objects always with boxes and categories. The models can do the task
+    (`check_able`).
     """
     methods = [getattr(model, "method", None) for model in models if model is not None]
     labels = frozenset({"text", "box"})
-    objects = task != MASKS or any(map(_reads_objects, models))
+    objects = task != MASKS
     if task == MASKS:
         labels |= {"mask"}
     else:
@@ -124,7 +138,7 @@ def reads(task: str, *models: Any) -> Reads:
 
 
 def objects(model: Any, dataset: ReferDataset, options: Options) -> Told:
-    """Asks `--task objects`, with a bar."""
+    """Asks `--task objects`, with a bar. Errors: as `refseg.evaluate_objects`."""
     from refseg.evaluate import count_expressions
     from refseg.evaluate_objects import evaluate_objects
 
@@ -151,7 +165,10 @@ def show_objects(report: ObjectsReport) -> None:
 def expressions(
     model: Any, judge: Any, dataset: ReferDataset, options: Options, merge: list[str], beams: int
 ) -> Told:
-    """Asks `--task expressions`, with a bar. Of options: limit and batch_size."""
+    """Asks `--task expressions`, with a bar. Of options: limit and batch_size.
+
+    judge: a loaded model or None. Errors: as `refseg.evaluate_text`.
+    """
     from refseg.evaluate_text import evaluate_expressions
     from refseg.referred import referred
 

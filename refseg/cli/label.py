@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +11,26 @@ import typer
 
 from refseg.cli import ui
 from refseg.cli.options import Device, Images, Json, SplitBy, at_least_one, ready_data
+from refseg.errors import ConfigError, UnknownName
 
 if TYPE_CHECKING:
     from refseg.label import LabelResult
+
+
+# Option -> the task that it has a meaning for; the others have it for both.
+BELONGS = {
+    "--refs": "expressions",
+    "--beams": "expressions",
+    "--per-object": "expressions",
+    "--filter": "expressions",
+    "--min-area": "expressions",
+    "--seed": "expressions",
+    "--verify": "expressions",
+    "--no-images": "expressions",
+}
+# Option -> the kind of --filter that it has a meaning for.
+OF_FILTER = {"--min-area": "area", "--seed": "random"}
+AREA = "area"
 
 
 def label(
@@ -35,12 +52,17 @@ def label(
         str,
         typer.Option(
             help="scenes, scenes+, scenesg or a data set's folder; for expressions also a COCO "
-            "instances file, or the rendered world's pool.json.",
+            "instances file (or a folder with one), or the rendered world's pool.json.",
             metavar="NAME|DIR|FILE",
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="The folder of the new data set; kept files are gone on with.")
+        Path,
+        typer.Option(
+            help="The folder to write the new data set into. Name that of an interrupted start "
+            "again to finish it.",
+            metavar="DIR",
+        ),
     ],
     split: Annotated[
         str | None,
@@ -51,26 +73,44 @@ def label(
         ),
     ] = None,
     split_by: SplitBy = None,
+    refs: Annotated[
+        str | None,
+        typer.Option(
+            help="expressions: the data set that tells which pictures and objects are described "
+            "(RefCOCO, where --data is COCO's file). Pictures of its val and test are left out.",
+            metavar="NAME|DIR",
+        ),
+    ] = None,
     images: Images = None,
     exclude_images: Annotated[
         Path | None,
         typer.Option(help="A file of image ids to leave out, one a line.", metavar="FILE"),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="The first N pictures only.", metavar="N")
+        int | None,
+        typer.Option(
+            help="The first N pictures only, with all that is asked about them (refseg eval "
+            "counts expressions).",
+            metavar="N",
+        ),
     ] = None,
     beams: Annotated[
-        int, typer.Option(help="expressions: how many are searched for.", metavar="N")
-    ] = 3,
+        int | None,
+        typer.Option(help="expressions: how many are searched for. [default: 3]", metavar="N"),
+    ] = None,
     per_object: Annotated[
-        int, typer.Option(help="expressions: how many are kept for each object.", metavar="N")
-    ] = 3,
-    min_area: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="expressions: the filter area leaves out objects of fewer pixels.", metavar="PX"
+            help="expressions: how many are kept for each object. [default: 3]", metavar="N"
         ),
-    ] = 1024,
+    ] = None,
+    min_area: Annotated[
+        int | None,
+        typer.Option(
+            help="expressions: the filter area leaves out objects of fewer pixels. [default: 1024]",
+            metavar="PX",
+        ),
+    ] = None,
     weight: Annotated[
         float | None,
         typer.Option(
@@ -80,13 +120,14 @@ def label(
         ),
     ] = None,
     keep: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--filter",
-            help="expressions: which objects are described.",
+            help="expressions: which objects are described; random:N draws N of them. "
+            "[default: area]",
             metavar="area|random:N|none",
         ),
-    ] = "area",
+    ] = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -109,7 +150,13 @@ def label(
     shard_images: Annotated[
         int, typer.Option(help="Pictures in a shard, the unit that is kept.", metavar="N")
     ] = 64,
-    seed: Annotated[int, typer.Option(help="Draws the objects of the filter random:N.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="With --filter random:N: another number draws other objects. [default: 0]",
+            metavar="N",
+        ),
+    ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
@@ -129,6 +176,13 @@ def label(
         from refseg.label import LabelOptions
         from refseg.label import label as run
 
+        chosen: dict[str, Any] = {
+            "refs": refs, "beams": beams, "per_object": per_object, "filter": keep,
+            "min_area": min_area, "seed": seed,
+        }  # fmt: skip
+        given = {f"--{name.replace('_', '-')}": value for name, value in chosen.items()}
+        flags = {"--verify": verify or None, "--no-images": no_images or None}
+        check_options(task, keep or AREA, {**given, **flags})
         excluded = frozenset[int]() if exclude_images is None else read_image_ids(exclude_images)
         options = LabelOptions(
             model=model,
@@ -140,24 +194,48 @@ def label(
             images=images,
             exclude_images=excluded,
             limit=limit,
-            beams=beams,
-            per_object=per_object,
-            filter=keep,
-            min_area=min_area,
             verify=verify,
             pixels=False if no_images else None,
             weight=weight,
-            seed=seed,
             shard_images=shard_images,
+            **{name: value for name, value in chosen.items() if value is not None},
         )
-        if not Path(data).expanduser().is_file():
-            ready_data(data)
+        for name in (data, *([] if refs is None else [refs])):
+            if not Path(name).expanduser().is_file():
+                ready_data(name)
         with _progress(f"{task} by {model}") as told:
             result = run(options, workers=workers, device=device, progress=told)
     if json:
         ui.emit_json(result.to_json())
     else:
         _show(result)
+
+
+def check_options(task: str, kind: str, given: Mapping[str, object]) -> None:
+    """Raise UnknownName for a task that there is not, ConfigError for an option that was given
+    (is not None) and means nothing to the task, or to the filter `kind`.
+    """
+    from refseg.label.options import FILTERS, TASKS
+
+    kind = kind.partition(":")[0]
+    known = kind in {name.partition(":")[0] for name in FILTERS}  # LabelOptions tells of others
+    if task not in TASKS:
+        raise UnknownName("task", task, TASKS)
+    for option, value in given.items():
+        if value is None:
+            continue
+        if task != BELONGS[option]:
+            raise ConfigError(
+                f"{option} means nothing to --task {task}",
+                remedy=f"leave it out, or ask for --task {BELONGS[option]}",
+            )
+        wanted = OF_FILTER.get(option)
+        if wanted is not None and known and kind != wanted:
+            example = "random:1000" if wanted == "random" else wanted
+            raise ConfigError(
+                f"{option} means nothing to --filter {kind}",
+                remedy=f"leave it out, or filter otherwise: --filter {example}",
+            )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Pictures with annotated objects, wherever they come from, whether anybody described them or not.
 
-A data set (by name or folder), a plain COCO file or a folder with one, and the rendered world's
-pool.json, which names pictures of the data sets beside it.
+A data set (by name or folder), a plain COCO file, a folder with one in it or in its annotations/,
+and the rendered world's pool.json, which names pictures of the data sets beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from refseg.data.builder import RecordsBuilder
-from refseg.data.catalog import converted_store, find_folder, image_finder
+from refseg.data.catalog import converted_store, detect_format, find_folder, image_finder
 from refseg.data.images import ImageFinder, read_checked
 from refseg.data.maskfile import read_mask_file
 from refseg.data.objects import read_objects
@@ -65,22 +65,34 @@ class PictureSource:
         Raises UnknownName.
         """
         keep = np.zeros(self.records.count("images"), np.bool_)
-        names, codes = self.records.splits()
-        image_row = self.records.column("refs", "image_row")
-        default = ["train", POOL] if "train" in names else [POOL]
-        for part in default if split is None else split.split("+"):
-            if part == POOL:
-                alone = np.ones_like(keep)
-                alone[image_row] = False
-                keep |= alone
-                continue
-            wanted = self.records.meta.split_aliases.get(part) or splits_matching(names, part)
-            if not wanted:
-                raise UnknownName(f"split of {self.records.meta.dataset}", part, {*names, POOL})
-            keep[image_row[np.isin(codes, [names.index(name) for name in wanted])]] = True
+        names, _ = self.records.splits()
+        for part in self.parts(split):
+            keep |= ~self.about(names) if part == POOL else self.about(self.labels_of(part))
         if self.only is not None:
             keep &= np.isin(self.records.column("images", "image_id"), list(self.only))
         return keep
+
+    def parts(self, split: str | None) -> list[str]:
+        """The splits, and the pool, that `split` is joined of; see `in_split`."""
+        if split is not None:
+            return split.split("+")
+        return ["train", POOL] if "train" in self.records.splits()[0] else [POOL]
+
+    def labels_of(self, part: str) -> Sequence[str]:
+        """The split labels that a split's name stands for. Raises UnknownName."""
+        names, meta = self.records.splits()[0], self.records.meta
+        wanted = meta.split_aliases.get(part) or splits_matching(names, part)
+        if not wanted:
+            raise UnknownName(f"split of {meta.dataset}", part, {*names, POOL})
+        return wanted
+
+    def about(self, labels: Sequence[str]) -> NDArray[np.bool_]:
+        """[images] whether a ref with one of these split labels is about a picture."""
+        names, codes = self.records.splits()
+        wanted = np.isin(codes, [names.index(label) for label in labels])
+        found = np.zeros(self.records.count("images"), np.bool_)
+        found[self.records.column("refs", "image_row")[wanted]] = True
+        return found
 
     def described(self, known_refs: frozenset[int] | None = None) -> NDArray[np.bool_]:
         """[annotations] whether an expression of any split is about it; see LabelOptions."""
@@ -177,10 +189,25 @@ def _data_set(folder: Path, split_by: str | None, images: Path | None) -> Pictur
 
 
 def _instances_alone(folder: Path) -> Path | None:
-    """The COCO file of a folder that holds annotations and no expressions; None for others."""
-    found = [path for path in folder.glob("*.json") if "instances" in path.name]
-    refs = any(next(folder.glob(f"{stem}(*)*"), None) for stem in ("refs", "grefs"))
-    return found[0] if len(found) == 1 and not refs else None
+    """The COCO file of a folder that holds annotations and no expressions; None for others.
+
+    Raises DataError for several in a folder that is no data set otherwise.
+    """
+    found = [path for where in ("", "annotations/") for path in folder.glob(f"{where}*.json")]
+    found = sorted(path for path in found if "instances" in path.name)
+    if not found or any(next(folder.glob(f"{stem}(*)*"), None) for stem in ("refs", "grefs")):
+        return None
+    if len(found) == 1:
+        return found[0]
+    try:
+        detect_format(folder)
+    except DataError:
+        names = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise DataError(
+            f"{folder}: several COCO files are here: {names}",
+            remedy=f"name one of them: {found[0]}",
+        ) from None
+    return None
 
 
 def _coco(path: Path, images: Path | None) -> PictureSource:

@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 
 from refseg.data.pictures import PictureSource, locate_images, open_source
 from refseg.data.records import MaskFile
-from refseg.errors import DataError
+from refseg.describe import MATCHED
 from refseg.evaluate import read_ahead
+from refseg.label.asked import choose
 from refseg.label.job import Line, Plan, PlannedImage
 from refseg.label.options import LabelOptions
+from refseg.label.pool import Pool
 from refseg.label.writing import write_lines
 from refseg.models import Model
 from refseg.ops.masks import rle_encode
 from refseg.types import Picture
 
 SPLIT = "train"
-#: A region's best proposal below this IoU is another thing; such refs are counted and marked.
-FITS = 0.5
 
 
 class ExpressionTask:
@@ -46,93 +46,55 @@ class ExpressionTask:
     def source(self) -> PictureSource:
         """All pictures of the data."""
         options = self.options
-        return open_source(options.data, split_by=options.split_by, images=options.images)
+        split_by = options.split_by if options.refs is None else None
+        return open_source(options.data, split_by=split_by, images=options.images)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """The pictures, and what expressions are about."""
+        options = self.options
+        if options.refs is None:
+            return Pool(self.source)
+        return Pool(self.source, open_source(options.refs, split_by=options.split_by))
 
     @property
     def about(self) -> dict[str, str]:
         """Which data, for people."""
-        meta = self.source.records.meta
-        return {"name": meta.dataset, "by": meta.split_by, "split": self.options.split or "default"}
+        meta, described = self.source.records.meta, self.pool.described_by.records.meta
+        told = {"name": meta.dataset, "by": meta.split_by, "split": self.options.split or "default"}
+        if self.pool.refs is not None:
+            told |= {"by": described.split_by, "expressions": described.dataset}
+        left, splits = self.pool.passed_over(self.options.split)
+        if splits:
+            told["left out"] = f"{int(left.sum()):,} pictures of {', '.join(splits)}"
+        return told
 
     @property
     def data_hash(self) -> str:
-        """Of the annotations; the store is named by their content. And of the choice of images."""
-        only = self.source.only
-        if only is None:
-            return self.source.store.name
-        chosen = blake2b(",".join(map(str, sorted(only))).encode(), digest_size=8).hexdigest()
-        return f"{self.source.store.name} {chosen}"
+        """Of the annotations; stores are named by their content. And of the choice of images."""
+        told, only = self.source.store.name, self.source.only
+        if only is not None:
+            chosen = blake2b(",".join(map(str, sorted(only))).encode(), digest_size=8).hexdigest()
+            told += f" {chosen}"
+        return told if self.pool.refs is None else f"{told} {self.pool.refs.store.name}"
 
     def plan(self) -> Plan:
         """The objects to describe. Raises DataError when there are none, or images are missing.
 
-        left_out: why -> objects of the chosen pictures: "crowd", "described already", "neither
-        mask nor box", "under 1024 px", "not drawn".
+        left_out: why -> objects; see `asked.choose`.
         """
-        records = self.source.records
-        if records.count("annotations") == 0:
-            raise DataError(
-                f"{records.meta.dataset} has no annotated objects",
-                remedy="give data whose objects have masks or boxes",
-            )
-        pictures = self._pictures()
-        asked, left_out = self._asked(pictures)
-        if not len(asked):
-            told = ", ".join(f"{why} {count:,}" for why, count in left_out.items() if count)
-            raise DataError(
-                f"{records.meta.dataset}: no object is left to describe in {len(pictures):,} "
-                f"pictures (left out: {told or 'nothing'})",
-                remedy="choose other pictures (--split), or filter less (--min-area, --filter)",
-            )
+        asked, left_out = choose(self.pool, self.options)
         return Plan(self._planned(asked), left_out)
 
-    def _pictures(self) -> NDArray[np.intp]:
-        """[pictures] image rows, in order of the ids."""
-        ids = self.source.records.column("images", "image_id")
-        keep = self.source.in_split(self.options.split)
-        keep &= ~np.isin(ids, list(self.options.exclude_images))
-        rows = np.flatnonzero(keep)
-        return rows[np.argsort(ids[rows], kind="stable")][: self.options.limit]
-
-    def _asked(self, pictures: NDArray[np.intp]) -> tuple[NDArray[np.intp], dict[str, int]]:
-        """Annotation rows that pass every filter, and how many did not, by reason."""
-        records, options = self.source.records, self.options
-        image_row = records.column("annotations", "image_row")
-        rows = np.flatnonzero(np.isin(image_row, pictures))
-        left_out: dict[str, int] = {}
-
-        def drop(why: str, bad: NDArray[np.bool_]) -> None:
-            nonlocal rows
-            left_out[why] = int(bad.sum())
-            rows = rows[~bad]
-
-        drop("crowd", records.column("annotations", "iscrowd")[rows] != 0)
-        drop("described already", self.source.described(options.known_refs)[rows])
-        if options.filter == "area":
-            areas = np.array([self._area(row) for row in rows.tolist()], np.float64)
-            drop("neither mask nor box", nowhere := np.isnan(areas))
-            drop(f"under {options.min_area} px", areas[~nowhere] < options.min_area)
-        else:
-            drop("neither mask nor box", self._nowhere(rows))
-        if (count := options.random_count) is not None:
-            ids = records.column("annotations", "ann_id")[rows].tolist()
-            order = sorted(range(len(rows)), key=lambda place: _lot(options.seed, ids[place]))
-            bad = np.ones(len(rows), np.bool_)
-            bad[order[:count]] = False
-            drop("not drawn", bad)
-        return rows, left_out
-
-    def _area(self, ann_row: int) -> float:
-        source = self.source
-        image_row = int(source.records.column("annotations", "image_row")[ann_row])
-        area = source.area(ann_row, source.hw(image_row))
-        return math.nan if area is None else area
-
-    def _nowhere(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    def check(self) -> None:
+        """Raise what `plan` would, as far as is known at once: no mask is decoded, and one picture
+        is looked for.
+        """
+        asked, _ = choose(self.pool, self.options, areas=False)
         records = self.source.records
-        no_mask = records.column("segmentations", "kind")[rows] == 0
-        boxes = [np.isnan(records.column("boxes", name)[rows]) for name in "xywh"]
-        return np.asarray(no_mask & np.logical_or.reduce(boxes), np.bool_)
+        if self.pixels:
+            row = int(records.column("annotations", "image_row")[asked[0]])
+            self.source.finder.find(records.image(row))
 
     def _planned(self, asked: NDArray[np.intp]) -> tuple[PlannedImage, ...]:
         records = self.source.records
@@ -260,14 +222,9 @@ class ExpressionTask:
             "refs": int(bool(written)),
             "expressions": len(written),
             "nothing written": int(not written),
-            "no proposal fits": int(line["iou"] is not None and line["iou"] < FITS),
+            "no proposal fits": int(line["iou"] is not None and line["iou"] < MATCHED),
         }
 
 
 def _without_text(told: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in told.items() if key != "text"}
-
-
-def _lot(seed: int, ann_id: int) -> bytes:
-    """A draw that depends on the seed and the object alone, not on what else is there."""
-    return blake2b(f"{seed}/{ann_id}".encode(), digest_size=8).digest()

@@ -36,8 +36,10 @@ class LabelOptions:
     "pool" is then all pictures that nobody described, "train+pool" both and the default where
     there is a split train. images, split_by, text_field: see `open_data`. exclude_images: image
     ids to leave out. limit: the first so many pictures, by id.
-    Expressions: beams searched; per_object: how many of them are kept. filter: "area" drops
-    objects of fewer than min_area px, "random:N" keeps N drawn by the seed, "none" keeps all.
+    Expressions: refs: the data set (a name or folder) whose expressions, and whose splits, count
+    in place of the data's own: RefCOCO's, where the data are COCO's. split_by is then its.
+    beams searched; per_object: how many of them are kept. filter: "area" drops objects of fewer
+    than min_area px, "random:N" keeps N drawn by the seed, "none" keeps all.
     known_refs: ref ids whose expressions count as known (None: all), so that the objects of others
     are described. verify: refer every sentence back. pixels: read the pictures;
     None: if the model looks at them.
@@ -57,6 +59,7 @@ class LabelOptions:
     exclude_images: frozenset[int] = frozenset()
     limit: int | None = None
     text_field: TextField = "raw"
+    refs: str | None = None
     beams: int = 3
     per_object: int = 3
     filter: str = "area"
@@ -115,7 +118,8 @@ class LabelOptions:
         """All a worker needs; which images and refs are left out is settled in the plan."""
         told = asdict(self)
         told["images"] = None if self.images is None else str(self.images)
-        return {**told, "out": str(self.out), "exclude_images": None, "known_refs": None}
+        settled = dict.fromkeys(("refs", "exclude_images", "known_refs"))
+        return {**told, "out": str(self.out), **settled}
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> LabelOptions:

@@ -26,19 +26,25 @@ _PICKLE_PROTOCOL = 2  # what REFER's own code, which is for Python 2, can read
 
 
 class Content(Shape):
-    """What a task makes of its lines."""
+    """What a task makes of its lines, each entry as it stands in the files."""
 
-    def info(self) -> dict[str, Any]: ...
+    def info(self) -> dict[str, Any]:
+        """What `info` in instances.json says beside the description."""
 
-    def categories(self) -> list[dict[str, Any]]: ...
+    def categories(self) -> list[dict[str, Any]]:
+        """All categories: id, name, supercategory."""
 
-    def images(self, plan: Plan, lines: Iterable[Line]) -> Iterator[dict[str, Any]]: ...
+    def images(self, plan: Plan, lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
+        """Each picture once, in order of the ids: id, file_name (below images/), height, width."""
 
-    def annotations(self, plan: Plan, lines: Iterable[Line]) -> Iterator[dict[str, Any]]: ...
+    def annotations(self, plan: Plan, lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
+        """The objects in COCO's form, each id once."""
 
-    def refs(self, lines: Iterable[Line]) -> Iterator[dict[str, Any]]: ...
+    def refs(self, lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
+        """The refs in REFER's form. A line for which nothing was written may have none."""
 
-    def counts(self, line: Line) -> Mapping[str, int]: ...
+    def counts(self, line: Line) -> Mapping[str, int]:
+        """What one line adds to the summary: "refs", "expressions" and what went wrong."""
 
 
 def merge(job: Job, content: Content) -> dict[str, int]:

@@ -107,13 +107,19 @@ class DisambiguationConfig(Part):
 class PseudoConfig(Part):
     """The stages "label" and "retrain" (mutual, step 3): expressions for what nobody described.
 
-    split: whose objects; "pool": of pictures without expressions; "train+pool": both. beams: q2.
+    source: whose objects are written about: a data set, or a COCO file or its folder; None is
+    `data.name`, whose splits and expressions count either way. images: where the source's pixels
+    are, if not in a usual place.
+    split: whose objects; "pool": of pictures without expressions; "train+pool": both. Pictures of
+    the splits for evaluation are never among them, unless such a split is named. beams: q2.
     min_area: smaller objects (px) are left out by the filter "area"; "random:N" keeps N drawn
     ones, "none" all. weight: of a written expression in L_sel. data: a data set that was written
     before, by `refseg label` or another run; with it there is no stage "label". steps: of the
     retraining; None is as many as the recipe trains.
     """
 
+    source: str | None = None
+    images: str | None = None
     split: str = "train+pool"
     beams: int = Field(default=3, ge=1)
     filter: str = "area"

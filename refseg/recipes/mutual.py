@@ -27,6 +27,8 @@ from refseg.train.config import TrainConfig
 
 #: What `refseg train proposals_coco` leaves; the hub's have seen the masks of test images.
 PROPOSALS_COCO = "runs/proposals_coco/model"
+#: Annotations of the pictures that step 3 writes about; `proposals_coco` learns from them too.
+COCO = "instances_train2017.json"
 SWIN_B = SwinVisionConfig(image_size=384)
 SWIN_B_COCO = "facebook/mask2former-swin-base-IN21k-coco-instance"
 BERT_BASE = "bert-base-uncased"
@@ -39,15 +41,20 @@ def mutual_refcoco() -> Recipe:
     72.73 testB; Table 1, CIDEr 1.023 testA, 1.527 testB.
 
     Command: torchrun --nproc-per-node 8 -m refseg train mutual_refcoco --set data.name=DIR
+    --set pseudo.source=annotations/instances_train2017.json --set pseudo.images=train2017
     Hardware: the paper states none. Not reproduced here.
     It starts from a Mask2Former that has not seen the images of val and test: train it first, with
     `refseg train proposals_coco` (the hub's have seen their masks, though no sentence; a result
     made with one must say so).
+    Step 3 writes about COCO's training pictures that no expression of the data set is about; those
+    of its val and test are left out, those of other data sets by --set "data.exclude_images=[...]".
     Decisions where the paper is silent: backbone and BERT at a tenth of the rate, clip 0.01,
     warm-up 1,000, up to eight objects an image with one random sentence each, no augmentation,
     BatchNorm frozen, the last weights.
     Variants: mutual_refcoco_swin (Table 9); 416 and 640 px (Table 8): --set preprocess.size=640;
-    boxes in place of masks: --set method.extractor.region=box --set data.labels=text+box+category.
+    boxes in place of masks: --set method.extractor.region=box --set data.labels=text+box+category;
+    without COCO, step 3 about RefCOCO's own other objects: --set pseudo.source=null
+    --set pseudo.split=train.
     """
     joint = TrainConfig(
         steps=90_000,
@@ -93,7 +100,7 @@ def mutual_refcoco() -> Recipe:
                 workers=4,
             ),
         ),
-        pseudo=PseudoConfig(),
+        pseudo=PseudoConfig(source=COCO, split="pool"),
     )
 
 
@@ -101,6 +108,7 @@ def mutual_refcoco_swin() -> Recipe:
     """Mutual supervision on RefCOCO with Swin-B: Table 9, mIoU 77.51 val, 78.87 testA, 74.68 testB.
 
     Command: torchrun --nproc-per-node 8 -m refseg train mutual_refcoco_swin --set data.name=DIR
+    --set pseudo.source=FILE --set pseudo.images=DIR
     Hardware: as mutual_refcoco. Not reproduced here. It starts from the hub's Swin-B Mask2Former,
     which has seen the masks of val and test images.
     """
@@ -121,6 +129,7 @@ def mutual_refcoco_plus() -> Recipe:
     CIDEr 0.820 testA, 0.927 testB. Else as mutual_refcoco.
 
     Command: torchrun --nproc-per-node 8 -m refseg train mutual_refcoco_plus --set data.name=DIR
+    --set pseudo.source=FILE --set pseudo.images=DIR
     Hardware: as mutual_refcoco. Not reproduced here.
     """
     return _renamed(mutual_refcoco(), "mutual_refcoco_plus", {"name": "refcoco+"})
@@ -131,6 +140,7 @@ def mutual_refcocog() -> Recipe:
     CIDEr 0.926 val. Else as mutual_refcoco, with 32 word pieces.
 
     Command: torchrun --nproc-per-node 8 -m refseg train mutual_refcocog --set data.name=DIR
+    --set pseudo.source=FILE --set pseudo.images=DIR
     (--set data.split_by=google for expressions; that split shares images between train and val).
     Hardware: as mutual_refcoco. Not reproduced here.
     """

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refseg.data.catalog import open_data
+from refseg.data.catalog import open_data, open_records
 from refseg.data.joined import JoinedDataset
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, DataError, UnknownName
 from refseg.label import LabelOptions, label
+from refseg.label.expressions import ExpressionTask
 from refseg.recipes.base import DisambiguationConfig, PseudoConfig, Recipe
 from refseg.recipes.batches import subset
 from refseg.recipes.provenance import digest, identity
@@ -36,7 +37,10 @@ _AFTER = {
 
 
 def check_stages(recipe: Recipe) -> None:
-    """Refuse what a later stage would fail on, before hours of earlier ones. Raises ConfigError."""
+    """Refuse what a later stage would fail on, before hours of earlier ones.
+
+    Raises ConfigError (stages that do not fit), DataError (no pool to write about, or too little).
+    """
     for place, name in enumerate(recipe.stages):
         if name not in _AFTER:
             continue
@@ -51,6 +55,31 @@ def check_stages(recipe: Recipe) -> None:
                 "`stages` does not name before it",
                 remedy=f'put "{before[0]}" before it, or take "{name}" out',
             )
+    if "label" in recipe.stages:
+        _check_pool(recipe)
+
+
+def _check_pool(recipe: Recipe) -> None:
+    """Raise what the stage "label" would for its data, but for what takes decoding all masks."""
+    config = _pseudo(recipe)
+    if config.images is not None and config.source is None:
+        raise ConfigError(
+            f"pseudo.images={config.images}, but there is no pseudo.source whose pictures it holds",
+            remedy="set pseudo.source, or data.images for the data set's own pictures",
+        )
+    open_records(recipe.data.name, split_by=recipe.data.split_by)
+    task = ExpressionTask(_label_options(recipe, config, Path("model"), Path("data")))
+    try:
+        _ = task.source
+    except (DataError, UnknownName) as error:
+        if config.source is None:
+            raise
+        raise DataError(
+            f"pseudo.source={config.source}: {error.message}",
+            remedy="name COCO's instances file with --set pseudo.source=FILE (its pictures' folder "
+            "with pseudo.images), or stay with the data set's own objects: pseudo.source=null",
+        ) from error
+    task.check()
 
 
 def disambiguate_stage(job: Job) -> Stage:
@@ -69,13 +98,14 @@ def disambiguate_again_stage(job: Job) -> Stage:
 
 def label_stage(job: Job) -> Stage:
     """Expressions for every object that nobody described, by the generator of the stage before:
-    step 2's, or step 1's where there is no step 2 (Table 6 d).
+    step 2's, or step 1's where there is no step 2 (Table 6 d). Whose objects: `pseudo.source`.
     """
     recipe, config = job.recipe, _pseudo(job.recipe)
     before = recipe.stages[: recipe.stages.index("label")]
     writer = "disambiguate" if "disambiguate" in before else "train"
     source = job.run_dir / writer / "model"
-    inputs = {"model": model_hash(source), "options": digest(config.model_dump(mode="json"))}
+    told = identity(recipe)
+    inputs = {"model": model_hash(source), "options": digest(told["pseudo"])}
 
     def run(folder: Path) -> list[Path]:
         data = folder / "data"
@@ -89,7 +119,7 @@ def label_stage(job: Job) -> Stage:
         job.barrier()
         return [path for path in sorted(data.iterdir()) if path.suffix in (".p", ".json")]
 
-    return Stage("label", {"recipe": digest(identity(recipe)), **inputs}, str(recipe.labels()), run)
+    return Stage("label", {"recipe": digest(told), **inputs}, str(recipe.labels()), run)
 
 
 def retrain_stage(job: Job) -> Stage:
@@ -132,21 +162,24 @@ def _disambiguation(recipe: Recipe, stage: str) -> DisambiguationConfig:
 
 
 def _label_options(recipe: Recipe, config: PseudoConfig, model: Path, out: Path) -> LabelOptions:
+    data, own = recipe.data, config.source is None
+    images = data.images if own else config.images
     return LabelOptions(
         model=str(model),
         task="expressions",
-        data=recipe.data.name,
+        data=data.name if config.source is None else config.source,
+        refs=None if own else data.name,
         out=out,
         split=config.split,
-        split_by=recipe.data.split_by,
-        images=Path(recipe.data.images) if recipe.data.images else None,
-        exclude_images=frozenset(recipe.data.exclude_images),
+        split_by=data.split_by,
+        images=Path(images) if images else None,
+        exclude_images=frozenset(data.exclude_images),
         beams=config.beams,
         per_object=config.beams,
         filter=config.filter,
         min_area=config.min_area,
         known_refs=_known_refs(recipe),
-        pixels=recipe.data.pixels,
+        pixels=data.pixels,
         weight=config.weight,
         seed=recipe.train.seed,
     )

@@ -31,7 +31,11 @@ R = TypeVar("R", bound=BaseModel)
 
 def identity(recipe: BaseModel) -> dict[str, Any]:
     """What must stay the same for a run to be resumed: all but words, places and log settings."""
-    whole = recipe.model_dump(mode="json", exclude={"promise": True, "data": {"images"}})
+    places = {"data": {"images"}, "pseudo": {"images"}}
+    whole = recipe.model_dump(mode="json", exclude={"promise": True, **places})
+    pseudo = whole.get("pseudo")
+    if pseudo is not None and pseudo["source"] is None:
+        del pseudo["source"]  # as in runs that began before there was the setting
     stages = [part for part in whole.values() if isinstance(part, dict)]
     for group in (whole, *stages):  # a stage may have a training of its own
         if isinstance(group.get("train"), dict):

@@ -8,13 +8,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from refseg import written
 from refseg.cli import evaluate as command
 from refseg.cli.evaluate_tasks import Reads, default_task, reads
 from refseg.data.catalog import open_data
+from refseg.models import save
 from refseg.types import Labels
 from tests.cli.conftest import Run, files_below, refused
+from tests.cli.mutual import toy_mutual
 from tests.evaluate import fakes
 from tests.evaluate.fakes import Chooser, Fake, by_letters, heads
 
@@ -50,6 +53,8 @@ def models(monkeypatch: pytest.MonkeyPatch, sandbox: Path) -> dict[str, Any]:
     monkeypatch.setattr("refseg.models.find_model", lambda name: Path(name))
     monkeypatch.setattr(written, "describe", fakes.describe)
     monkeypatch.setattr(written, "refer_back", fakes.refer_back)
+    # Java takes seconds to start, for every single score.
+    monkeypatch.setattr("refseg.evaluate_text.why_no_meteor", lambda: "java is not wanted here")
     return known
 
 
@@ -124,7 +129,6 @@ def test_progress_goes_to_standard_error(run: Run, models: dict[str, Any]) -> No
     [
         ("masks", [None], ("text+box+mask", False, True)),
         ("masks", [method("text+mask")], ("text+box+mask", False, True)),
-        ("masks", [method(reads_objects=True)], ("text+box+mask+category", True, True)),
         ("objects", [method(reads_pixels=False)], ("text+box+category", True, False)),
         ("expressions", [method("text+mask")], ("text+box+mask", True, True)),
         (
@@ -160,7 +164,10 @@ def test_the_default_task() -> None:
         (("writer", "--task", "object"), 'did you mean "objects"'),
         (("writer", "--judge", "judge"), "--judge means nothing to --task masks"),
         (("boxes", "--beams", "2"), "--beams means nothing to --task objects"),
-        (("boxes", "--protocol", "original"), "ask for --task masks"),
+        (("writer", "--beams", "2"), "leave it out, or ask for --task expressions"),
+        (("boxes", "--protocol", "original"), "--protocol means nothing to --task objects"),
+        (("boxes", "--task", "masks"), "boxes chooses among annotated objects and makes no masks"),
+        (("boxes", "--task", "masks", "--protocol", "lavt-480"), "score it with --task objects"),
         ((*WRITE[1:], "--perturb", "typo"), "--perturb means nothing to --task expressions"),
         ((*WRITE[1:], "--mask-rule", "union"), "--mask-rule means nothing"),
         ((*WRITE[1:], "--beams", "0"), "--beams 0 is too small"),
@@ -178,6 +185,27 @@ def test_wrong_words_are_refused(
     run: Run, sandbox: Path, models: dict[str, Any], words: tuple[str, ...], told: str
 ) -> None:
     refused(run("eval", *words, "--json", "--out", "a.json"), told, "->")
+    assert files_below(sandbox) == []
+
+
+def test_what_is_refused_anyway_is_not_offered(run: Run, models: dict[str, Any]) -> None:
+    told = run("eval", "boxes", "--protocol", "original")
+    refused(told, "-> leave it out")
+    assert "--task masks" not in told.stderr
+    refused(run("eval", "boxes", "--perturb", "typo", "--task", "expressions"), "--task objects")
+
+
+def test_the_reward_s_own_head_is_no_judge(run: Run, sandbox: Path) -> None:
+    """The model before step 2, in another folder: told before any data is opened."""
+    before = toy_mutual()
+    save(sandbox.parent / "before", before)
+    with torch.no_grad():
+        for parameter in before.method.generator.parameters():
+            parameter.add_(1)
+    save(sandbox.parent / "after", before)
+    words = ("eval", sandbox.parent / "after", "--task", "expressions", "--data", "nowhere")
+    told = run(*words, "--judge", sandbox.parent / "before", "--out", "a.json")
+    refused(told, "has the same selection head as", "no independent judge", "another seed")
     assert files_below(sandbox) == []
 
 

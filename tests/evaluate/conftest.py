@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from refseg import written
+from refseg import evaluate_text, written
 from tests.evaluate import fakes
 
 
@@ -16,6 +16,12 @@ def _cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("REFSEG_CACHE", str(cache))
     monkeypatch.setenv("REFSEG_SCENES_IMAGES", str(WORLD_IMAGES))
+
+
+@pytest.fixture(autouse=True)
+def _no_java(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Java takes seconds to start, for every single score."""
+    monkeypatch.setattr(evaluate_text, "why_no_meteor", lambda: "java is not wanted in tests")
 
 
 @pytest.fixture

@@ -64,7 +64,11 @@ def test_references_are_merged_by_annotation(three: Path, tmp_path: Path) -> Non
     expected = twin(HYPOTHESES, joined)
     assert report.metrics["CIDEr merged"] == pytest.approx(np.mean(list(expected.values())))
     assert report.metrics["CIDEr"] == pytest.approx(2.073727, abs=1e-6)
-    assert report.metrics["meteor_es merged"] == meteor_es(HYPOTHESES, joined).corpus
+    similar = meteor_es(HYPOTHESES, joined)
+    assert report.metrics["meteor_es merged"] == similar.corpus
+    assert report.samples["meteor_es merged"] == [similar.each[n] for n in (1, 2, 3)]
+    assert report.samples["CIDEr merged"] == pytest.approx([expected[n] for n in (1, 2, 3)])
+    assert report.samples["CIDEr"] == pytest.approx([CIDER[n] for n in (1, 2, 3)], abs=1e-6)
     assert report.samples["references"][0] == REFERENCES[1]  # the data set's own
     assert report.merged == (str(plus),)
 
@@ -87,9 +91,12 @@ def test_meteor_has_its_own_name_only_where_it_runs(
     assert sum("java is not on the PATH" in note for note in report.notes) == 1
 
     monkeypatch.setattr(evaluate_text, "why_no_meteor", lambda: "")
-    monkeypatch.setattr(evaluate_text, "meteor", lambda texts, refs: CaptionScores(0.125, {}))
+    each = {1: 0.5, 2: 0.25, 3: 0.0}
+    monkeypatch.setattr(evaluate_text, "meteor", lambda texts, refs: CaptionScores(0.125, each))
     report = evaluate_expressions(WRITER, opened(three))
     assert report.metrics["METEOR"] == 0.125
+    assert report.samples["METEOR"] == [0.5, 0.25, 0.0]
+    assert "meteor_es" not in report.samples
     assert "meteor_es" not in report.metrics
     assert not any("METEOR" in note for note in report.notes)
     quick = evaluate_expressions(WRITER, opened(three), with_meteor="no").metrics

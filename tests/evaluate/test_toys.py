@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from refseg.data.catalog import open_data
 from refseg.data.dataset import ReferDataset
 from refseg.data.scenes.model import KINDS
-from refseg.describe import describe, refer_back
+from refseg.describe import describe, refer_back, same_reader
+from refseg.errors import ConfigError
 from refseg.evaluate import Options as EvaluateOptions
 from refseg.evaluate import as_asked, evaluate
 from refseg.evaluate_objects import evaluate_objects
@@ -66,6 +68,45 @@ def test_sentences_are_those_that_describe_writes(writer: str, judge: str) -> No
         assert report.samples["hit"][n] == (verdict.hit and bool(text))
     assert {OWN, HUMAN, "Rb-Acc", "unambiguous", "CIDEr"} <= set(report.metrics)
     assert ("without a proposal" in report.metrics) == (writer == "mutual")
+
+
+def after_step_2(model: Model) -> Model:
+    """Another generator, all else to the bit."""
+    method = deepcopy(model.method)
+    with torch.no_grad():
+        for parameter in method.generator.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    return replace(model, name="rewarded", method=method)
+
+
+def rounded(model: Model) -> Model:
+    """As a bundled model comes: through float16."""
+    method = deepcopy(model.method)
+    method.load_state_dict({k: v.half().to(v.dtype) for k, v in method.state_dict().items()})
+    return replace(model, name="bundled", method=method)
+
+
+@pytest.mark.parametrize("name", ["mutual annotated", "mutual"])
+@pytest.mark.parametrize("copied", [after_step_2, rounded, lambda model: model])
+def test_the_reward_s_own_head_is_no_judge(name: str, copied: Any) -> None:
+    before = toy(name)
+    writer = copied(before)
+    for model, judge in ((writer, before), (before, writer)):
+        with pytest.raises(ConfigError, match=f"{judge.name} has the same selection head as"):
+            evaluate_expressions(model, seen(), judge=judge, limit=1)
+
+
+def test_who_shares_a_part_of_the_head_may_judge() -> None:
+    """Twin: one number changed, in the head or in what it reads words by."""
+    writer = toy("mutual annotated")
+    assert same_reader(writer, after_step_2(writer))
+    for part in ("selection", "text"):
+        judge = replace(writer, method=deepcopy(writer.method))
+        with torch.no_grad():
+            next(getattr(judge.method, part).parameters()).view(-1)[0] += 1
+        assert not same_reader(writer, judge)
+    assert not same_reader(writer, toy("mutual"))
+    assert not same_reader(toy_model("vega"), toy_model("vega"))  # they do not judge at all
 
 
 def test_the_oracle_bound_stands_beside_the_scores_of_masks() -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from refseg.cli.main import app
 from refseg.models import save
+from refseg.ops.masks import rle_encode
 from tests.label import fakes
-from tests.methods.toy import toy_model
+from tests.methods.toy import SHAPES, SIDE, drawn_scene, toy_model
 from tests.worlds import WORLD_IMAGES
 
 
@@ -23,6 +28,45 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.card = {"labels used": "text+mask"}
     save(folder, model)
     return folder
+
+
+@pytest.fixture(scope="session")
+def author(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy that finds proposals, chooses among them, and writes, untaught."""
+    folder = tmp_path_factory.mktemp("models") / "author"
+    save(folder, toy_model("mutual"))
+    return folder
+
+
+def draw(folder: Path, pictures: int) -> Path:
+    """A COCO file of drawn pictures with two things each; the first thing of all has no box."""
+    folder.mkdir()
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id in range(1, pictures + 1):
+        scene = drawn_scene(image_id)
+        name = f"{image_id}.png"
+        Image.fromarray(scene[0][1]).save(folder / name)
+        images.append({"id": image_id, "file_name": name, "height": SIDE, "width": SIDE})
+        for text, _, mask in scene:
+            rows, columns = np.nonzero(mask)
+            size = [int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
+            box = [int(columns.min()), int(rows.min()), *size]
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "segmentation": rle_encode(mask),
+                    "category_id": SHAPES.index(text.split()[-1]),
+                    "iscrowd": 0,
+                    "bbox": box if annotations else None,
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in enumerate(SHAPES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path = folder / "things.json"
+    path.write_text(json.dumps(content))
+    return path
 
 
 @pytest.fixture(autouse=True)

@@ -6,60 +6,27 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+import typer
 from typer.testing import Result
 
+from refseg.cli.label import BELONGS
+from refseg.cli.main import app
 from refseg.data.catalog import open_data
 from refseg.models import save
-from refseg.ops.masks import rle_encode
 from refseg.types import Labels
 from tests.cli.conftest import files_below, refused
-from tests.methods.toy import SHAPES, SIDE, drawn_scene, toy_model
+from tests.label.conftest import draw
+from tests.methods.toy import toy_model
 
 Run = Callable[..., Result]
 OUT = ("--workers", 1, "--out", "taught")
 
 
-@pytest.fixture(scope="module")
-def author(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy that finds proposals, chooses among them, and writes, untaught."""
-    folder = tmp_path_factory.mktemp("models") / "author"
-    save(folder, toy_model("mutual"))
-    return folder
-
-
 @pytest.fixture
 def drawn(tmp_path: Path) -> Path:
-    """A COCO file of two drawn pictures with two things each; the first thing has no box."""
-    folder = tmp_path / "drawn"
-    folder.mkdir()
-    images, annotations = [], []
-    for image_id in (1, 2):
-        scene = drawn_scene(image_id)
-        name = f"{image_id}.png"
-        Image.fromarray(scene[0][1]).save(folder / name)
-        images.append({"id": image_id, "file_name": name, "height": SIDE, "width": SIDE})
-        for text, _, mask in scene:
-            rows, columns = np.nonzero(mask)
-            size = [int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1]
-            box = [int(columns.min()), int(rows.min()), *size]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "segmentation": rle_encode(mask),
-                    "category_id": SHAPES.index(text.split()[-1]),
-                    "iscrowd": 0,
-                    "bbox": box if annotations else None,
-                }
-            )
-    categories = [{"id": number, "name": name} for number, name in enumerate(SHAPES)]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    path = folder / "things.json"
-    path.write_text(json.dumps(content))
-    return path
+    """Two pictures; see `draw`."""
+    return draw(tmp_path / "drawn", 2)
 
 
 def test_json_is_the_summary(run: Run, teacher: Path) -> None:
@@ -140,8 +107,59 @@ def test_a_model_that_chooses_among_annotated_objects(
     assert json.loads(result.stdout)["nothing written"] == 1
 
 
-def test_objects_that_the_model_does_not_know_are_told(run: Run, author: Path) -> None:
-    words = ("--with", author, "--data", "scenes", "--limit", 1, "--task", "expressions", *OUT)
-    result = run("label", *words, "--min-area", 1)
-    assert result.exit_code == 2
-    assert "is none of the 2 that this model knows" in result.stderr
+def test_kinds_that_the_model_does_not_know(run: Run, author: Path, tmp_path: Path) -> None:
+    """A proposal is found by its shape. To embed an annotated object its kind must be known."""
+    save(tmp_path / "chooser", toy_model("mutual annotated"))
+    words = ("--data", "scenes", "--limit", 1, "--task", "expressions", "--min-area", 1, *OUT)
+    refused(
+        run("label", "--with", tmp_path / "chooser", *words), "is none of the 2 that this model"
+    )
+    assert run("label", "--with", author, *words[:-1], "seen").exit_code == 0
+
+
+# -- options that mean nothing --------------------------------------------------------------------
+
+VALUES = {
+    "--refs": "scenes", "--beams": 3, "--per-object": 3, "--filter": "area", "--min-area": 1024,
+    "--seed": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", BELONGS)
+def test_options_of_the_other_task(run: Run, teacher: Path, option: str) -> None:
+    """Refused even with the value that they have by default."""
+    words = [option, VALUES[option]] if option in VALUES else [option]
+    result = run(*("label", "--with", teacher, "--data", "scenes", "--task", "masks"), *words, *OUT)
+    refused(result, f"{option} means nothing to --task masks", "--task expressions")
+    assert files_below(Path()) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "kind"),
+    [
+        ("--min-area", "none"),
+        ("--min-area", "random:9"),
+        ("--seed", None),
+        ("--seed", "area"),
+        ("--seed", "none"),
+    ],
+)
+def test_options_of_another_filter(run: Run, author: Path, option: str, kind: str | None) -> None:
+    words = ("--with", author, "--data", "scenes", "--task", "expressions", option, 1, *OUT)
+    filtered = () if kind is None else ("--filter", kind)
+    name = (kind or "area").partition(":")[0]
+    refused(run("label", *words, *filtered), f"{option} means nothing to --filter {name}")
+    refused(run("label", *words, "--filter", "aera"), 'unknown filter "aera"')
+    assert files_below(Path()) == []
+
+
+def test_every_option_of_one_task_says_so(run: Run) -> None:
+    """The table and the help name the same options: those whose help begins with the task."""
+    options = vars(typer.main.get_command(app))["commands"]["label"].params
+    told = {
+        name
+        for option in options
+        for name in option.opts
+        if (option.help or "").startswith(("expressions:", "With --filter"))
+    }
+    assert told == set(BELONGS)

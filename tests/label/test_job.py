@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from refseg.label import job as label_job
 from refseg.label.job import read_job, read_shard
 from refseg.label.output import write_pickled_list
 from refseg.types import Labels
+from tests.label.conftest import draw
 from tests.label.killable import attempt
 
 Options = Callable[..., LabelOptions]
@@ -94,6 +96,31 @@ def test_three_workers_killed_then_one(options: Options, teacher: Path) -> None:
     label(options(task="masks", shard_images=1, out=Path("alone")), workers=1)
     assert contents(Path("taught")) == contents(Path("alone"))
     assert len(open_data("taught", "train", Labels())) == result.asked
+
+
+@pytest.mark.slow
+def test_two_that_write_killed_then_two(author: Path, tmp_path: Path) -> None:
+    """A network's own sentences: the same bytes from two workers, killed once, and from one."""
+    data = draw(tmp_path / "drawn", 24)
+    words = ["--with", author, "--task", "expressions", "--data", data, "--filter", "none"]
+    command = [sys.executable, "-m", "refseg", "label", *map(str, words), "--out", "taught"]
+    child = subprocess.Popen([*command, "--workers", "2", "--shard-images", "1"])
+    while child.poll() is None and len(list(Path("taught/shards").glob("*.jsonl"))) < 4:
+        time.sleep(0.005)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
+    given = LabelOptions(
+        model=str(author), task="expressions", data=str(data), out=Path("taught"), filter="none",
+        shard_images=1,
+    )  # fmt: skip
+    result = label(given, workers=2)
+    assert 4 <= result.found < result.shards == 24
+    label(replace(given, out=Path("alone")), workers=1)
+    assert contents(Path("taught")) == contents(Path("alone"))
+    # What is compared depends on the picture and the object.
+    lines = [line for number in range(24) for line in read_shard(read_job(Path("taught")), number)]
+    scores = {told["score"] for line in lines for told in line["expressions"]}
+    assert len(scores) > 24
 
 
 # -- resuming ---------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from refseg import models
 from refseg.data.catalog import open_data, open_records
 from refseg.data.scenes.model import KINDS
 from refseg.data.transforms import AugmentConfig
-from refseg.errors import ConfigError, ModelError, RunError
+from refseg.errors import ConfigError, ModelError, RefsegError, RunError
 from refseg.nn.weights import read_state
 from refseg.ops.files import sha256_file
 from refseg.recipes import mutual_stages, rewarding, runner
@@ -24,6 +24,7 @@ from refseg.recipes.base import Recipe
 from refseg.recipes.batches import RecipeBatches, subset
 from refseg.recipes.catalog import get_recipe
 from refseg.recipes.overrides import apply_overrides
+from refseg.recipes.provenance import identity
 from refseg.recipes.runner import RunResult, run_recipe
 from refseg.recipes.training import Job, open_split
 from refseg.types import Labels
@@ -310,6 +311,53 @@ def test_what_a_late_stage_lacks_is_told_at_once(
         again(recipe.model_copy(update=changes), tmp_path / "run")
     assert caught.value.remedy
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "told", "remedy"),
+    [
+        (
+            "pseudo.source=coco/nowhere.json",
+            "pseudo.source=coco/nowhere.json: ",
+            "COCO's instances",
+        ),
+        ("pseudo.source=nowhere.json", 'unknown data set "nowhere.json"', "pseudo.source=null"),
+        ("pseudo.images=pictures", "there is no pseudo.source", "data.images"),
+        ("pseudo.filter=random:99999", "99,999 objects, but scenes has only", "draw fewer"),
+        ("pseudo.split=pond", 'unknown split of scenes "pond"', "pool"),
+    ],
+)
+def test_a_pool_that_will_not_do_is_told_at_once(
+    recipe: Recipe, tmp_path: Path, setting: str, told: str, remedy: str
+) -> None:
+    with pytest.raises(RefsegError, match=told) as caught:
+        again(apply_overrides(recipe, [setting]), tmp_path / "run")
+    assert remedy in caught.value.remedy
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pool_of_coco(recipe: Recipe, whole: Path, world: Path, tmp_path: Path) -> None:
+    """COCO's file names the same pictures and objects: the same are written about."""
+    coco = tmp_path / "instances_train.json"
+    shutil.copy(world / "instances.json", coco)
+    told = [f"pseudo.source={coco}", f"pseudo.images={world.parent / 'images'}"]
+    pooled = apply_overrides(recipe, told)
+    for name in ("train", "disambiguate"):
+        shutil.copytree(whole / name, tmp_path / "run" / name)
+    job = Job(pooled, tmp_path / "run", True, "none", None)
+    mutual_stages.check_stages(pooled)
+    mutual_stages.label_stage(job).run(tmp_path / "run" / "label")
+    one, other = (
+        open_records(run / "label" / "data").table("sentences").to_pylist()
+        for run in (tmp_path / "run", whole)
+    )
+    assert one == other
+    manifest = json.loads((tmp_path / "run" / "label" / "data" / "labels.json").read_text())
+    assert manifest["data"]["left out"] == "6 pictures of testA, testB, val"
+    moved_since = apply_overrides(pooled, ["pseudo.images=elsewhere"])
+    assert identity(moved_since) == identity(pooled) != identity(recipe)
+    # A run that began before there was the setting goes on.
+    assert "source" not in identity(recipe)["pseudo"]
 
 
 def test_a_start_with_one_head_is_refused_at_once(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from refseg.metrics.meter import bootstrap_interval
-from studies import boxes_scores, directions, kept, published
+from studies import boxes_scores, directions, kept, mutual_tables, published
 from studies.directions import REVERSED, SHOWS, UNCLEAR, Direction, judged, verdict
 from studies.mutual_boxes import BEFORE, MAIN, REWARDS
 
@@ -79,11 +79,102 @@ def test_other_objects_are_not_compared() -> None:
 
 
 def test_every_direction_has_its_numbers_in_the_paper_and_they_agree() -> None:
-    place = {kept.METEOR_ES: 0, kept.CIDER: 1, directions.RB_ACC: 2}
+    place = {directions.METEOR: 0, directions.CIDER: 1, directions.RB_ACC: 2}
     assert set(published.REWARDS) == {BEFORE, *REWARDS}
     for one in boxes_scores.DIRECTIONS:
         of, over = (published.REWARDS[name][place[one.measure]] for name in (one.of, one.over))
         assert (of > over) == (one.sign == "+"), one.claim
+
+
+def with_meteor(told: dict[str, Any], values: list[float], name: str) -> dict[str, Any]:
+    """A report of `report` that has this METEOR."""
+    samples = {**told["samples"], name: values}
+    return {"samples": samples, "metrics": {**told["metrics"], name: sum(values) / len(values)}}
+
+
+def test_meteor_is_judged_by_meteor_where_there_is_one() -> None:
+    claim = Direction("less", "a", "b", directions.METEOR, "-")
+    low, high = report([True] * 20), report([True] * 20)
+    high["samples"]["meteor_es merged"] = [0.1] * 20
+    high["metrics"]["meteor_es merged"] = 0.1
+    (simple,) = judged([claim], {"a": low, "b": high})
+    assert (simple["measure"], simple["verdict"]) == ("meteor_es merged", REVERSED)
+    both = {
+        "a": with_meteor(low, [0.2] * 20, "METEOR merged"),
+        "b": with_meteor(high, [0.3] * 20, "METEOR merged"),
+    }
+    (real,) = judged([claim], both)
+    assert (real["measure"], real["verdict"]) == ("METEOR merged", SHOWS)
+    assert real["difference"] == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize("name", ["METEOR", "meteor_es"])
+def test_the_paper_s_meteor_stands_beside_meteor_alone(name: str) -> None:
+    claim = next(one for one in boxes_scores.DIRECTIONS if one.measure == directions.METEOR)
+    rows = [
+        {
+            "variant": variant, "split": "testB", "beams": 1, "n": 2,
+            "intervals": {"Rb-Acc": [0, 1]},
+            "metrics": {
+                "CIDEr": 1.0, "CIDEr merged": 1.1, name: 0.4, f"{name} merged": 0.5, "Rb-Acc": 0.5,
+                "Rb-Acc of human sentences": 0.5, "words": 3.0,
+            },
+        }
+        for variant in (claim.of, claim.over)
+    ]  # fmt: skip
+    told = with_meteor(report([True] * 4), [0.5] * 4, f"{name} merged")
+    if name == "METEOR":
+        told["metrics"].pop("meteor_es merged")
+    found = judged([claim], {claim.of: told, claim.over: told})
+    numbers = {"sets": {"refcoco+": {"expressions": rows, "directions": {"testB": found}}}}
+    page = "\n".join(
+        (
+            mutual_tables.expressions(numbers),
+            mutual_tables.directions(numbers),
+            mutual_tables.about_meteor(numbers),
+        )
+    )
+    assert mutual_tables.meteor_of(numbers) == name
+    assert f"| {name} | {name} merged |" in page
+    real = name == "METEOR"
+    papers = {f"{row[0]:.3f}" for row in published.WRITING["refcoco+"]["testB"].values()}
+    papers |= {f"{published.REWARDS[one][0]:.3f}" for one in (claim.of, claim.over)}
+    assert {number for number in papers if number in page} == (papers if real else set())
+    assert ("not at hand" in page) == ("another metric" in page) == (not real)
+    assert "0.860" in page  # CIDEr merged, either way
+
+
+def test_without_another_data_set_the_scores_are_not_merged() -> None:
+    told = report([True, False, True])
+    for kind in ("samples", "metrics"):
+        told[kind]["CIDEr"] = told[kind].pop("CIDEr merged")
+    claim = Direction("", "a", "b", directions.CIDER, "+")
+    assert judged([claim], {"a": told, "b": told})[0]["measure"] == "CIDEr"
+
+
+def reader(rivals: int) -> dict[str, Any]:
+    rows = [
+        {
+            "reader": who, "split": split, "n": 10, "rivals": rivals if split == "val" else 10,
+            "metrics": {"accuracy": 0.5, "accuracy with rivals": 0.25, "chance": 0.1},
+            "intervals": {"accuracy": [0.4, 0.6]},
+        }
+        for who in ("writer", "judge")
+        for split in ("val", "testA", "testB")
+    ]  # fmt: skip
+    return {"sets": {"refcoco": {"comprehension": rows}}}
+
+
+def test_the_harder_part_has_columns_only_where_it_is_a_part() -> None:
+    part, whole = reader(9), reader(10)
+    assert "25.0" in mutual_tables.comprehension(part)
+    assert "has no columns of its own" not in mutual_tables.rivals(part)
+    assert "25.0" not in (told := mutual_tables.comprehension(whole))
+    assert "rival" not in told
+    assert "has no columns of its own" in mutual_tables.rivals(whole)
+    for numbers in (part, whole):
+        lines = mutual_tables.comprehension(numbers).splitlines()
+        assert len({line.count("|") for line in lines}) == 1
 
 
 def test_examples_are_objects_whose_sentence_has_changed() -> None:

@@ -16,7 +16,7 @@ from refseg.data.scenes.model import KINDS
 from refseg.ops.files import sha256_file
 from refseg.recipes.batches import subset
 from refseg.types import Labels
-from studies import kept, mutual, mutual_ablation, mutual_boxes, results
+from studies import kept, mutual, mutual_ablation, mutual_boxes, results, reward_signal
 from studies.base import RESULTS, slug
 from studies.boxes_scores import WRITTEN
 from studies.mutual_scenes import MEASURES, STYLES
@@ -161,6 +161,10 @@ def test_boxes_tells_every_score_and_where_it_comes_from(boxed: Path, real: Path
             assert "samples" not in row
         for split in WRITTEN:
             assert len(found["directions"][split]) == 8
+            rewards = found["rewards"][split]
+            assert 1 <= rewards["objects"] <= rewards["sentences"] <= 5 * LIMIT
+            assert set(rewards["forms"]) == set(reward_signal.FORMS)
+            assert 0 < found["people"][split]["distinct"] <= 1
     weights = real.parent / "runs" / "refcoco" / "writer-seed0" / "model" / "model.safetensors"
     first = record["numbers"]["sets"]["refcoco"]["runs"][0]
     assert (first["sha256"], first["seed"]) == (sha256_file(weights)[:16], 0)
@@ -178,6 +182,7 @@ def test_what_was_scored_is_not_scored_again(
 
     monkeypatch.setattr(kept, "evaluate_expressions", refuse)
     monkeypatch.setattr(kept, "evaluate_objects", refuse)
+    monkeypatch.setattr(reward_signal, "measure", refuse)
     assert mutual.main([*boxes, "--only", "score"]) == 0
     assert numbers_of(boxed)["numbers"] == first
     with pytest.raises(AssertionError, match="scored again"):
@@ -284,6 +289,16 @@ def test_scenes_has_every_split_and_every_step(ablated: Path, scenes: list[str])
     assert [row["step"][:6] for row in found["steps"]] == ["step 1"] * 2 + ["step 2"] * 2
     assert record["model"]["sha256"] == sha256_file(run / "model" / "model.safetensors")[:16]
     assert not (run / "model" / "scores").exists()  # what may be bundled stays as it is
+
+
+def test_the_model_before_step_2_is_no_judge(
+    ablated: Path, scenes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ablated.parent / "runs" / "written" / f"share50-{slug(PEOPLE)}-seed0-steps2"
+    words = ["scenes", *scenes, "--out", str(tmp_path), "--model", str(run / "disambiguate/model")]
+    assert mutual.main([*words, "--judge", str(run / "train")]) == 2
+    assert "no independent judge" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def _of(out: Path, table: str) -> dict[str, Any]:

@@ -41,7 +41,12 @@ class AnnotatedObjects(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, batch: Batch) -> Proposals:
-        """Boxes and categories of the batch's objects -> proposals. Raises DataError without."""
+        """Boxes and categories of the batch's objects -> proposals, features [I, K, C].
+
+        there [I, K]: False on padding and for an object without a box; no levels, as there are no
+        masks to predict. Raises DataError without objects, boxes or categories, and for a category
+        that is none of `config.classes`.
+        """
         objects = objects_of(batch)
         if objects.boxes is None:
             raise missing("boxes", "box")
@@ -62,7 +67,11 @@ class AnnotatedObjects(nn.Module):
         return Matching(own, iou)
 
     def loss(
-        self, proposals: Proposals, objects: NetObjects, matching: Matching
+        self,
+        proposals: Proposals,
+        objects: NetObjects,
+        matching: Matching,
+        weight: float = 1.0,
     ) -> dict[str, Tensor]:
         """None of its own: the objects are given."""
         return {}

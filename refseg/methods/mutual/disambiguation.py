@@ -30,6 +30,7 @@ from refseg.methods.mutual.model import Mutual, chosen_objects
 from refseg.methods.mutual.objects import objects_of
 from refseg.methods.mutual.policy import policy_loss, reward, token_log_p, unambiguity
 from refseg.methods.mutual.proposals import Matching, Proposals
+from refseg.methods.mutual.slices import fair
 from refseg.nn.beam import Found
 from refseg.types import Batch
 
@@ -118,20 +119,22 @@ class Disambiguation(nn.Module):
     def loss(self, outputs: Rollout, batch: Batch) -> dict[str, Tensor]:
         """ "total": Eq. 4. "reward", "unambiguity", "cider": means, to be looked at.
 
-        Zeros for a batch whose expressions mean no object that a proposal stands for.
+        Zeros for a batch whose expressions mean no object that a proposal stands for. A collective
+        (`fair`).
         """
         there = outputs.mask.any(dim=-1)
         seen = {"reward": outputs.rewards, "unambiguity": outputs.clear, "cider": outputs.cider}
         told = {name: value[there].sum() / there.sum().clamp(min=1) for name, value in seen.items()}
+        (factor,) = fair(outputs.rewards.new_tensor([float(len(there))]), self.loss_weight(batch))
         if len(there) == 0:
             return {"total": outputs.log_p.sum(), **told}
-        loss = policy_loss(
+        loss = factor * policy_loss(
             outputs.log_p, outputs.mask, outputs.rewards, self.config, outputs.greedy
         )
         return {"total": loss, **told}
 
     def loss_weight(self, batch: Batch) -> float:
-        """Eq. 4 is a mean over objects."""
+        """Expressions; Eq. 4, a mean over the objects that they mean, is put right by `fair`."""
         return float(len(batch))
 
     def _nothing(self) -> Rollout:

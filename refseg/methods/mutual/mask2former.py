@@ -13,8 +13,8 @@ We differ, or close a trap:
   every layer. It is made once (matching.py) and used for every layer, for k and for scores.
 - BatchNorm of a ResNet is frozen in statistics and in weights, as in Detectron2: a forward in
   train mode would else change its buffers, even under no_grad.
-- The number of masks is that of the whole process's batch; unequal slices over processes are
-  weighed by the trainer (`Mutual.loss_weight`).
+- Masks and proposals are counted over all processes: slices.py makes their slices' means the
+  whole's, and does not need accelerate's state for it, as transformers' criterion does.
 Letters: I images, N proposals, K objects, C width, Q classes, h x w mask grid.
 """
 
@@ -33,6 +33,7 @@ from refseg.methods.mutual.mask_loss import class_loss, mask_losses
 from refseg.methods.mutual.matching import match_masks
 from refseg.methods.mutual.objects import missing
 from refseg.methods.mutual.proposals import Level, Matching, Proposals
+from refseg.methods.mutual.slices import fair
 from refseg.nn.guard import guard_torchvision
 from refseg.nn.vision import SwinVisionConfig
 from refseg.types import Batch, Labels, NetObjects
@@ -103,9 +104,9 @@ class Mask2FormerExtractor(nn.Module):
         return tuple(cast("list[int]", self.backbone.channels))
 
     def match(self, proposals: Proposals, objects: NetObjects) -> Matching:
-        """The proposal of each object; classes count where they are known, if there are several.
+        """The proposal of each object; classes count where they are told, if there are several.
 
-        Raises DataError when masks or boxes are not here.
+        Raises DataError when masks or boxes are not here, or a category is none of the classes.
         """
         targets, known = self.targets(objects)
         told = objects.categories is not None and len(self.config.classes) > 1
@@ -113,9 +114,16 @@ class Mask2FormerExtractor(nn.Module):
         return match_masks(proposals.levels[-1], targets, known, self.config.matching, classes)
 
     def loss(
-        self, proposals: Proposals, objects: NetObjects, matching: Matching
+        self,
+        proposals: Proposals,
+        objects: NetObjects,
+        matching: Matching,
+        weight: float = 1.0,
     ) -> dict[str, Tensor]:
-        """class, mask and dice terms, summed over layers and weighted. Raises DataError."""
+        """class, mask and dice terms, summed over layers and weighted; a collective (`fair`).
+
+        Raises DataError when masks, boxes or categories are not here.
+        """
         targets, _ = self.targets(objects)
         images, columns = torch.nonzero(matching.proposal >= 0, as_tuple=True)
         rows = matching.proposal[images, columns]
@@ -132,7 +140,11 @@ class Mask2FormerExtractor(nn.Module):
             terms["dice"].append(config.dice_weight * dice)
             ce = class_loss(level.classes, wanted, config.no_object)
             terms["class"].append(config.class_weight * ce)
-        return {name: torch.stack(parts).sum() for name, parts in terms.items()}
+        nobody = wanted.numel() - len(images)
+        means = [float(len(images)), len(images) + config.no_object * nobody]
+        masks, classes = fair(torch.tensor(means, device=logits.device), weight)
+        factors = {"class": classes, "mask": masks, "dice": masks}
+        return {name: factors[name] * torch.stack(parts).sum() for name, parts in terms.items()}
 
     def targets(self, objects: NetObjects) -> tuple[Tensor, Tensor]:
         """Masks [I, K, H, W], filled boxes in the box variant, and which of them are known [I, K].

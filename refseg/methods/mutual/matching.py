@@ -20,6 +20,9 @@ from torch import Tensor
 from refseg.methods.mutual.config import MatchingConfig
 from refseg.methods.mutual.proposals import Level, Matching
 
+#: IoU from which a proposal is no bad match of an object.
+FITS = 0.5
+
 
 @torch.no_grad()
 def match_masks(
@@ -69,6 +72,21 @@ def pair_costs(
         p = level.classes.float().softmax(dim=-1)  # [I, N, Q + 1]
         costs = costs - config.class_cost * p.gather(2, classes[:, None].expand(-1, p.shape[1], -1))
     return torch.nan_to_num(costs, nan=1e9, posinf=1e9, neginf=-1e9)
+
+
+def match_shares(matching: Matching, image_of: Tensor, row: Tensor) -> dict[str, Tensor]:
+    """How the objects of B expressions were matched; to be looked at, no loss.
+
+    image_of, row: [B] int64, the image and its object, -1 for none. "unmatched": the share that no
+    proposal stands for; "poorly matched": the share whose proposal has an IoU below `FITS`. All
+    are learned from; the rest of one is the matching's recall.
+    """
+    meant = row >= 0
+    images, rows = image_of[meant], row[meant]
+    lost = matching.proposal[images, rows] < 0
+    poor = matching.iou[images, rows] < FITS  # NaN, where nothing is compared, is not
+    found = {"unmatched": lost, "poorly matched": poor & ~lost}
+    return {name: one.sum() / max(len(rows), 1) for name, one in found.items()}
 
 
 def _iou(logits: Tensor, targets: Tensor, proposal: Tensor) -> Tensor:

@@ -31,9 +31,11 @@ from refseg.methods.mutual.decode import decode
 from refseg.methods.mutual.generator import Generator, Memory
 from refseg.methods.mutual.loss import generation_loss, selection_loss
 from refseg.methods.mutual.mask2former import Mask2FormerExtractor
+from refseg.methods.mutual.matching import match_shares
 from refseg.methods.mutual.objects import objects_of
 from refseg.methods.mutual.proposals import Extractor, Matching, Proposals
 from refseg.methods.mutual.selection import ProposalSelection
+from refseg.methods.mutual.slices import fair
 from refseg.nn.beam import Found
 from refseg.nn.text import BertWords
 from refseg.nn.vision import SwinVisionConfig
@@ -144,10 +146,14 @@ class Mutual(nn.Module):
         return MutualOutputs(state, scores)
 
     def loss(self, outputs: MutualOutputs, batch: Batch) -> dict[str, Tensor]:
-        """L = L_m2f + a L_gen + b L_sel, its parts by name; "total"."""
+        """L = L_m2f + a L_gen + b L_sel, its parts by name; "total". A collective (`fair`).
+
+        Beside them, in no sum, how the objects were matched (`match_shares`), where proposals are
+        predicted. Raises DataError without objects and the labels in `needs`.
+        """
         config, proposals, objects = self.config, outputs.proposals, objects_of(batch)
         matching = self.match(proposals, batch)
-        terms = self.extractor.loss(proposals, objects, matching)
+        terms = self.extractor.loss(proposals, objects, matching, self.loss_weight(batch))
         rows, target = chosen_objects(matching, batch)
         if outputs.scores is not None:
             loss = selection_loss(outputs.scores, rows, target, batch.weights)
@@ -156,22 +162,23 @@ class Mutual(nn.Module):
             terms["generation"] = config.generation_weight * self._generation(
                 proposals, rows, target, batch
             )
-        return {**terms, "total": torch.stack(list(terms.values())).sum()}
+        total, seen = torch.stack(list(terms.values())).sum(), {}
+        if proposals.masks is not None:
+            assert batch.targets is not None
+            seen = match_shares(matching, batch.image_of, batch.targets)
+        return {**terms, **seen, "total": total}
 
     def decode(self, outputs: MutualOutputs, batch: Batch) -> list[Prediction]:
         """The mask of the best proposal of each expression, px. Raises ConfigError if the model
         only writes.
         """
         if outputs.scores is None:
-            raise ConfigError(
-                "this model writes expressions and was not taught to read them",
-                remedy="use a model with method.select=true",
-            )
+            raise only_writes()
         return decode(outputs.proposals, outputs.scores, batch)
 
     def loss_weight(self, batch: Batch) -> float:
-        """Rows of a slice among the global batch's: its L_sel is a mean over expressions. (L_m2f
-        is one over objects and L_gen one over words, so there slices agree on average.)
+        """Rows of a slice among the global batch's: L_sel is a mean over expressions. L_m2f, over
+        masks and proposals, and L_gen, over words, are put right by `fair`.
         """
         return float(len(batch))
 
@@ -207,14 +214,29 @@ class Mutual(nn.Module):
             )
         return self._shown(self.extractor.extract(images))
 
-    def match(self, proposals: Proposals, batch: Batch) -> Matching:
-        """Which proposal stands for each annotated object of the batch's images."""
-        return self.extractor.match(proposals, objects_of(batch))
+    def match(self, proposals: Proposals, batch: Batch, *, by_class: bool = True) -> Matching:
+        """Which proposal stands for each of the K annotated objects of the batch's I images.
+
+        by_class: whether their categories count, as they do while learning. A region that is
+        asked about is found by its shape alone: the answer must not hang on a label that a
+        person's region has not, nor on whether the model knows the category.
+        Raises DataError for a batch without objects, or without their masks or boxes; with
+        by_class for a category that is none of the extractor's classes.
+        """
+        objects = objects_of(batch)
+        if not by_class:
+            objects = replace(objects, categories=None)
+        return self.extractor.match(proposals, objects)
 
     def score(
         self, proposals: Proposals, image_of: Tensor, words: Tensor, word_mask: Tensor
     ) -> Tensor:
-        """S [B, N] of B expressions, words [B, T] about images image_of [B]."""
+        """S [B, N] of B expressions, words and word_mask [B, T] about images image_of [B].
+
+        -inf where an image has fewer proposals. Raises ConfigError if the model only writes.
+        """
+        if not self.config.select:
+            raise only_writes()
         features = self.text(words, word_mask)
         scores: Tensor = self.selection(
             proposals.features, image_of, features, word_mask, proposals.there
@@ -222,16 +244,30 @@ class Mutual(nn.Module):
         return scores
 
     def remember(self, proposals: Proposals, image_of: Tensor, target: Tensor) -> Memory:
-        """What the generator knows of E objects: images image_of [E], proposals target [E]."""
+        """What the generator knows of E objects: images image_of [E], proposals target [E].
+
+        Raises ConfigError if the model only reads.
+        """
+        if not self.config.generate:
+            raise ConfigError(
+                "this model reads expressions and was not taught to write them",
+                remedy="use a model with method.generate=true",
+            )
         return self.generator.remember(proposals.features, image_of, target, proposals.there)
 
     def write(
         self, proposals: Proposals, image_of: Tensor, target: Tensor, *, beams: int, keep: int
     ) -> Found:
-        """Sentences about E proposals, best first; see `refseg.nn.beam.Found`."""
-        return self.generator.write(
-            self.remember(proposals, image_of, target), beams=beams, keep=keep
-        )
+        """The best `keep` sentences about each of E proposals, without gradient.
+
+        image_of: [E] int64, rows of `proposals`. target: [E] int64, 0..N-1. beams: width of the
+        search, 1 (then keep is 1 too) is greedy. Returns words [E, keep, L] and their
+        log-probabilities [E, keep], best first (`refseg.nn.beam.Found`).
+        Raises ConfigError if the model only reads, ValueError in train mode with dropout and for
+        numbers that no search can have.
+        """
+        memory = self.remember(proposals, image_of, target)
+        return self.generator.write(memory, beams=beams, keep=keep)
 
     def _generation(
         self, proposals: Proposals, rows: Tensor, target: Tensor, batch: Batch
@@ -240,19 +276,33 @@ class Mutual(nn.Module):
         if batch.pseudo is not None and not self.config.pseudo_generates:
             human = ~batch.pseudo[rows]
             rows, target = rows[human], target[human]
+        words, mask = batch.words[rows], batch.word_mask[rows][:, 1:]
+        (factor,) = fair(mask.sum()[None].float(), self.loss_weight(batch))
         if len(rows) == 0:  # a batch of pseudo-expressions alone teaches the generator nothing
             return 0.0 * sum(p.sum() for p in self.generator.parameters())  # type: ignore[return-value]
         memory = self.remember(proposals, batch.image_of[rows], target)
-        words, mask = batch.words[rows], batch.word_mask[rows]
-        return generation_loss(self.generator(words[:, :-1], memory), words[:, 1:], mask[:, 1:])
+        logits = self.generator(words[:, :-1], memory)
+        loss: Tensor = factor * generation_loss(logits, words[:, 1:], mask)
+        return loss
 
 
 def chosen_objects(matching: Matching, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(rows, k): the expressions that mean one object which some proposal stands for, and which.
+    """(rows, k), both [E] int64: the expressions, 0..B-1, that mean one object which some proposal
+    stands for, and that proposal, 0..N-1.
 
-    The others (no target, several, more objects than proposals) have nothing to say to the heads.
+    matching: of the batch's I images. The other expressions (no target, several, an object
+    without extent, more objects than proposals) have nothing to say to the heads. However badly
+    the proposal fits, it is learned from.
     """
     assert batch.targets is not None
     found = matching.proposal[batch.image_of, batch.targets.clamp(min=0)]
     rows = torch.nonzero((batch.targets >= 0) & (found >= 0))[:, 0]
     return rows, found[rows]
+
+
+def only_writes() -> ConfigError:
+    """The error for a model that is asked to read and cannot."""
+    return ConfigError(
+        "this model writes expressions and was not taught to read them",
+        remedy="use a model with method.select=true",
+    )

@@ -26,14 +26,18 @@ class ProposalLearner(nn.Module):
         self.extractor = Mask2FormerExtractor(config)
 
     def forward(self, batch: Batch) -> Proposals:
+        """images [I, 3, H, W] -> their proposals, features [I, N, C]; no label is read.
+
+        Raises DataError for a batch without pixels.
+        """
         proposals: Proposals = self.extractor(batch)
         return proposals
 
     def loss(self, outputs: Proposals, batch: Batch) -> dict[str, Tensor]:
-        """L_m2f and its parts."""
+        """L_m2f and its parts. Raises DataError without objects and the labels in `needs`."""
         objects = objects_of(batch)
         matching = self.extractor.match(outputs, objects)
-        terms = self.extractor.loss(outputs, objects, matching)
+        terms = self.extractor.loss(outputs, objects, matching, self.loss_weight(batch))
         return {**terms, "total": torch.stack(list(terms.values())).sum()}
 
     def loss_weight(self, batch: Batch) -> float:

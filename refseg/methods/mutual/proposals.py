@@ -76,12 +76,22 @@ class Extractor(Protocol):
     def __call__(self, batch: Batch) -> Proposals: ...
 
     def match(self, proposals: Proposals, objects: NetObjects) -> Matching:
-        """The proposal of each object, the same whenever it is asked."""
+        """The proposal of each object, the same whenever it is asked.
+
+        Categories count where `objects` tell them; no answer about a region may hang on them.
+        """
 
     def loss(
-        self, proposals: Proposals, objects: NetObjects, matching: Matching
+        self,
+        proposals: Proposals,
+        objects: NetObjects,
+        matching: Matching,
+        weight: float = 1.0,
     ) -> dict[str, Tensor]:
-        """Named terms, already weighted; empty for an extractor that has nothing to learn."""
+        """Named terms, already weighted; empty for an extractor that has nothing to learn.
+
+        weight: what the trainer lets this slice of the batch count by (see slices.py).
+        """
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """Every parameter that requires a gradient, each exactly once."""

@@ -220,13 +220,6 @@ def test_objects_together_are_objects_alone() -> None:
             assert not together.words[e, :, longest:].any()
 
 
-def test_rank_by_the_mean() -> None:
-    model = generator()
-    found = model.write(model.remember(proposals(), IMAGE_OF, TARGET), beams=4, rank="mean")
-    mean = found.log_p / found.lengths
-    assert torch.equal(mean, mean.sort(dim=1, descending=True).values)
-
-
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_parameter_learns(tied: bool) -> None:
     model = generator(tied=tied).train()

@@ -210,9 +210,9 @@ def test_one_matching_serves_everything(monkeypatch: pytest.MonkeyPatch) -> None
         made.append(match(self, *given))
         return made[-1]
 
-    def watched(self: Any, proposals: Any, objects: Any, matching: Matching) -> Any:
+    def watched(self: Any, proposals: Any, objects: Any, matching: Matching, *more: Any) -> Any:
         used.append(matching)
-        return loss(self, proposals, objects, matching)
+        return loss(self, proposals, objects, matching, *more)
 
     monkeypatch.setattr(Mask2FormerExtractor, "match", counted)
     monkeypatch.setattr(Mask2FormerExtractor, "loss", watched)
@@ -226,3 +226,24 @@ def test_one_matching_serves_everything(monkeypatch: pytest.MonkeyPatch) -> None
         assert torch.equal(terms["selection"], expected)
         again = method.match(outputs.proposals, batch)
     assert torch.equal(again.proposal, made[0].proposal)
+
+
+def test_bad_matches_are_learned_from_and_told_but_add_nothing() -> None:
+    """The log's shares are of the step's own matching, and in no sum."""
+    method, batch = method_of(mask2former_config(queries=1)), batch_of()
+    terms = losses(method, batch)
+    looked_at = {"unmatched", "poorly matched"}
+    learned = {"class", "mask", "dice", "selection", "generation"}
+    assert set(terms) == learned | looked_at | {"total"}
+    torch.testing.assert_close(terms["total"], sum(terms[name] for name in learned))
+    assert not any(terms[name].requires_grad for name in looked_at)
+    with torch.no_grad():
+        matching = method.match(method.propose(batch), batch)
+    assert batch.targets is not None
+    told = matching.proposal[batch.image_of, batch.targets]
+    fits = matching.iou[batch.image_of, batch.targets]
+    assert float(terms["unmatched"]) == (told < 0).sum() / 4 == 0.5
+    assert float(terms["poorly matched"]) == (fits < 0.5).sum() / 4 > 0
+    assert float(terms["selection"].detach()) == 0  # of one proposal there is no choice
+    assert float(terms["generation"].detach()) > 0
+    assert looked_at.isdisjoint(losses(method_of(), batch))  # objects are their own proposals

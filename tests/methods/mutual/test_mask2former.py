@@ -277,6 +277,31 @@ def test_the_box_variant_learns_boxes_and_sees_no_mask() -> None:
     assert bool(terms["total"].isfinite())
 
 
+@BOTH
+def test_bits_are_compared_in_one_mode(kind: str) -> None:
+    """Trap 6: with gradients other kernels may run, so bits agree within a mode alone.
+
+    No answer hangs on the last bit: across modes all agrees to rounding, and the matching wholly.
+    """
+    made, batch = extractor(kind), batch_of()
+    found = []
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            one, again = made(batch), made(batch)
+        assert torch.equal(one.features, again.features)
+        for level, other in zip(one.levels, again.levels, strict=True):
+            assert torch.equal(level.masks, other.masks)
+            assert torch.equal(level.classes, other.classes)
+        found.append(one)
+    taught, asked = found
+    assert taught.features.requires_grad
+    assert not asked.features.requires_grad
+    torch.testing.assert_close(taught.features, asked.features, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(taught.masks, asked.masks, atol=1e-4, rtol=1e-4)
+    k = [made.match(one, objects_of(batch)).proposal for one in found]
+    assert torch.equal(*k)
+
+
 def test_padding_is_seen_a_little() -> None:
     """Fact 13: transformers masks no padding, so one padded size is used throughout."""
     made, images = extractor("resnet"), batch_of().images

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refseg.methods.mutual.config import MatchingConfig
-from refseg.methods.mutual.matching import grid_masks, match_masks, pair_costs
+from refseg.methods.mutual.matching import grid_masks, match_masks, match_shares, pair_costs
 from refseg.methods.mutual.proposals import Level, Matching
 
 IMAGES, N, K, Q, HW = 2, 5, 3, 4, (3, 4)  # images, proposals, objects, classes, mask grid
@@ -206,3 +206,19 @@ def test_iou_by_hand() -> None:
         Level(logits, torch.zeros(1, 1, 2)), mask, torch.ones(1, 1, dtype=torch.bool), BY_MASKS
     )
     assert found.iou.tolist() == [[pytest.approx(1 / 3)]]
+
+
+def test_bad_matches_are_counted() -> None:
+    """By hand: one of six expressions means nothing; a half is good enough; none is not poor."""
+    nan = float("nan")
+    found = Matching(
+        torch.tensor([[3, 0, -1], [2, -1, -1]]), torch.tensor([[0.9, 0.4, nan], [0.5, nan, nan]])
+    )
+    image_of = torch.tensor([0, 0, 0, 1, 1, 1])
+    row = torch.tensor([0, 1, 2, 0, 1, -1])
+    told = match_shares(found, image_of, row)
+    assert {n: float(v) for n, v in told.items()} == pytest.approx(
+        {"unmatched": 2 / 5, "poorly matched": 1 / 5}
+    )
+    nobody = match_shares(found, image_of, torch.full((6,), -1))
+    assert [float(v) for v in nobody.values()] == [0, 0]

@@ -1,0 +1,68 @@
+"""Markdown on why the study "boxes" comes out as it does: words, variety, what rewards tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from studies.mutual_boxes import BEFORE, MAIN
+from studies.mutual_tables import NAMES
+from studies.reward_signal import FLAT, PAPERS
+from studies.tables import Numbers, percent, table
+
+
+def lengths(numbers: Numbers) -> str:
+    """How step 2 changed the main search's sentences, data by data, in words and in a table."""
+    told, rows = [], []
+    for data, found, split in _splits(numbers):
+        by = _main(numbers, found, split)
+        people = found.get("people", {}).get(split)
+        first, last = by[BEFORE], by[MAIN]
+        beside = "" if people is None else f" (people's: {people['words']:.1f})"
+        told.append(
+            f"- {data}: {first['words']:.1f} words a sentence before step 2, {last['words']:.1f} "
+            f"after{beside}; {percent(first['distinct'])} % of the sentences are distinct before, "
+            f"{percent(last['distinct'])} % after"
+        )
+        cells = [f"{one['words']:.1f}, {percent(one['distinct'])} %" for one in by.values()]
+        own = "-" if people is None else f"{people['words']:.1f}, {percent(people['distinct'])} %"
+        rows.append((data, own, *cells))
+    head = ("words a sentence, share of distinct ones", "people", *by)
+    return "\n".join(told) + f"\n\n{table(head, rows)}"
+
+
+def rewards(numbers: Numbers) -> str:
+    """What each form of the reward gives the writer's sentences, in a table; then how many times
+    the paper's form tells them apart as far as the sigmoid. A sentence where it was not measured.
+    """
+    rows, told, head = [], [], None
+    for data, found, split in _splits(numbers):
+        measured = found.get("rewards", {}).get(split)
+        if measured is None:
+            return "What the rewards tell apart was not measured."
+        forms = measured["forms"]
+        head = ("data", "objects", "sentences", *(f"{name}: mean, spread" for name in forms))
+        cells = [f"{one['mean']:.3f}, **{one['spread']:.3f}**" for one in forms.values()]
+        rows.append((data, f"{measured['objects']:,}", f"{measured['sentences']:,}", *cells))
+        low, high = (forms[name]["spread"] for name in (FLAT, PAPERS))
+        if low > 0:
+            told.append(f"{high / low:.1f} times in {data}")
+    assert head is not None
+    times = f"The spread by {PAPERS} over that by {FLAT}: {', '.join(told)}." if told else ""
+    return f"{table(head, rows)}\n\n{times}".strip()
+
+
+def _splits(numbers: Numbers) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """(name for people, the data set's numbers, split) of every split that was written about."""
+    for name, found in numbers["sets"].items():
+        for split in dict.fromkeys(row["split"] for row in found["expressions"]):
+            yield f"{NAMES[name]} {split}", found, split
+
+
+def _main(numbers: Numbers, found: Mapping[str, Any], split: str) -> dict[str, Mapping[str, float]]:
+    """Variant -> metrics of the main search."""
+    return {
+        row["variant"]: row["metrics"]
+        for row in found["expressions"]
+        if (row["split"], row["beams"]) == (split, numbers["beams"][0])
+    }
