@@ -136,7 +136,7 @@ def sandbox(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(models, "BUNDLED", bundle)
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(drawn_scene(0, (48, 80))[0][1]).save(tmp_path / "photo.jpg")
+    Image.fromarray(drawn_scene(0, (192, 320))[0][1]).save(tmp_path / "photo.jpg")
     return tmp_path
 
 

@@ -23,7 +23,6 @@ from refseg.types import Expression, Objects, Picture
 from tests.cli.conftest import Run, files_below, noise, refused
 from tests.cli.mutual import BOXES, TAUGHT_ON_BOXES, toy_mutual
 from tests.methods.toy import preprocess
-from tests.pages import DOCS, fences
 
 HW = (48, 80)
 BOX = (5, 10, 35, 40)  # x0 y0 x1 y1
@@ -357,21 +356,3 @@ def test_masks_are_read_whatever_their_kind(tmp_path: Path, kind: str) -> None:
         picture = Image.fromarray(np.dstack([level] * 3 + [np.full_like(level, 255)]))
     picture.save(path)
     np.testing.assert_array_equal(read_mask(path, HW), mask)
-
-
-# -- the page -----------------------------------------------------------------------------------
-
-
-def test_the_page_works(
-    photo: Path, sandbox: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its Python runs with a model under the name that it uses."""
-    monkeypatch.setattr(models, "BUNDLED", folder.parent)
-    Image.open(photo).resize((320, 192)).save("photo.jpg")
-    namespace: dict[str, Any] = {}
-    snippets = fences(DOCS / "describe-an-object.md", "py")
-    assert snippets
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        for code in snippets:
-            exec(compile(code, "describe-an-object.md", "exec"), namespace)
