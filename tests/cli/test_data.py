@@ -119,7 +119,7 @@ def test_a_truncated_file_is_told(run: Run, sandbox: Path) -> None:
 
 def test_an_interrupt_leaves_nothing_behind(sandbox: Path) -> None:
     """A real process, stopped in the middle of its work as by Ctrl-C."""
-    words = ["data", "make", "--images", "2000", "--out", "world"]
+    words = ["data", "make", "--images", "400", "--out", "world"]
     process = subprocess.Popen(
         [sys.executable, "-m", "refseg", *words],
         stdout=subprocess.PIPE,
@@ -127,6 +127,8 @@ def test_an_interrupt_leaves_nothing_behind(sandbox: Path) -> None:
         text=True,
         env={**subprocess_env(), "PYTHONPATH": str(Path(refseg.__file__).parents[1])},
         start_new_session=True,
+        # A shell's background jobs ignore Ctrl-C, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 60
