@@ -1,6 +1,6 @@
 """Run benchmarks and write one result page each into benchmarks/results/.
 
-    python benchmarks/run.py [NAME ...] [--real DIR]
+    python benchmarks/run.py [NAME ...] [--real DIR] [--model RUN]
     NAME: store, metrics, captions, scenes, vega, mutual
 
 A page holds the command, the machine's class, versions, the date and the table as printed. Quote
@@ -39,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--real", default=os.environ.get("REFSEG_SHARED", "../shared/data"))
+    parser.add_argument("--model", metavar="RUN", help="a trained mutual_refcoco_boxes, for mutual")
     asked = parser.parse_args()
     for name in asked.names or BENCHMARKS:
         if name not in BENCHMARKS:
@@ -46,15 +47,16 @@ def main() -> None:
         if name == "store" and not (Path(asked.real) / "refcoco_boxes").is_dir():
             print(f"skipped store: no refcoco_boxes in {asked.real} (name it with --real)")
             continue
-        write_page(name, asked.real)
+        trained = ["--model", asked.model] if asked.model and name == "mutual" else []
+        write_page(name, asked.real, trained)
 
 
-def write_page(name: str, real: str) -> None:
-    """Run one benchmark and write its page."""
+def write_page(name: str, real: str, trained: list[str]) -> None:
+    """Run one benchmark, with the arguments of `trained` after its own, and write its page."""
     title, arguments = BENCHMARKS[name]
     script = f"benchmarks/bench_{name}.py"
-    actual = [argument.format(real=real) for argument in arguments]
-    shown = [argument.format(real="REAL") for argument in arguments]
+    actual = [argument.format(real=real) for argument in arguments] + trained
+    shown = [argument.format(real="REAL") for argument in arguments] + trained
     print(f"== {script} {' '.join(shown)}", flush=True)
     done = subprocess.run(
         [sys.executable, script, *actual],

@@ -11,6 +11,7 @@ from refseg.methods.mutual.config import (
     GeneratorConfig,
     Mask2FormerExtractorConfig,
     MutualConfig,
+    PolicyConfig,
     SelectionConfig,
 )
 from refseg.nn.vision import SwinVisionConfig
@@ -198,11 +199,7 @@ def mutual_refcoco_boxes() -> Recipe:
         train=laptop_training(steps=2_000, batch_size=64, lr=2e-3),
         select=None,
         stages=("train", "disambiguate"),
-        disambiguation=DisambiguationConfig(
-            train=laptop_training(
-                steps=400, batch_size=32, lr=3e-4, ema=None, schedule="constant", optimiser="adamw"
-            )
-        ),
+        disambiguation=_step_2(steps=400),
     )
 
 
@@ -254,11 +251,7 @@ def mutual_scenes() -> Recipe:
         train=laptop_training(steps=4_000, batch_size=8, lr=2e-3, evaluate_every=1_000, workers=1),
         select=None,
         stages=ALL_STAGES,
-        disambiguation=DisambiguationConfig(
-            train=laptop_training(
-                steps=250, batch_size=32, lr=3e-4, ema=None, schedule="constant", optimiser="adamw"
-            )
-        ),
+        disambiguation=_step_2(steps=250),
         pseudo=PseudoConfig(split="pool", min_area=64),
     )
 
@@ -278,6 +271,19 @@ def _learned_words(
         end=3,
         pad=0,
         never=(0, 1, 2, 4),
+    )
+
+
+def _step_2(*, steps: int) -> DisambiguationConfig:
+    """Step 2 of a small model: 300 times the paper's rate, and sentences weighed by posterior.
+
+    With equal weights at this rate greedy sentences run on (docs/decisions/0022).
+    """
+    return DisambiguationConfig(
+        policy=PolicyConfig(weighting="posterior"),
+        train=laptop_training(
+            steps=steps, batch_size=32, lr=3e-4, ema=None, schedule="constant", optimiser="adamw"
+        ),
     )
 
 

@@ -125,7 +125,7 @@ def test_boxes_has_the_runs_that_it_says(boxed: Path, real: Path) -> None:
         held = {path.name: recipe_of(path) for path in folder.iterdir()}
         assert set(held) == {
             "writer-seed0", "judge-seed1", "unambiguity-cider", "unambiguity", "sigmoid",
-            "softmax-tau-1",
+            "softmax-tau-1", "equal-weights",
         }  # fmt: skip
         assert all(run["data"]["exclude_images"] == [3] for run in held.values())
         assert not held["judge-seed1"]["method"]["generate"]
@@ -134,6 +134,8 @@ def test_boxes_has_the_runs_that_it_says(boxed: Path, real: Path) -> None:
         assert policies["sigmoid"]["form"] == "sigmoid"
         assert policies["softmax-tau-1"]["tau"] == 1
         assert policies["unambiguity-cider"]["tau"] == 2.5
+        weights = {run: policies[slug(run)]["weighting"] for run in mutual_boxes.REWARDS}
+        assert {run for run, one in weights.items() if one == "equal"} == {"equal weights"}
         starts = {run: one["disambiguation"]["start"] for run, one in held.items()}
         assert {starts[slug(one)] for one in mutual_boxes.REWARDS} == {
             str(folder / "writer-seed0" / "model")
@@ -154,7 +156,7 @@ def test_boxes_tells_every_score_and_where_it_comes_from(boxed: Path, real: Path
         read = {(row["reader"], row["split"]) for row in found["comprehension"]}
         assert len(read) == len(found["comprehension"]) == 2 * 3
         told = {(row["variant"], row["split"], row["beams"]) for row in found["expressions"]}
-        assert len(told) == len(found["expressions"]) == 5 * 2 * 2
+        assert len(told) == len(found["expressions"]) == 6 * 2 * 2
         for row in found["expressions"]:
             assert {"CIDEr", "CIDEr merged", "Rb-Acc"} <= row["metrics"].keys()
             assert row["merged"] == [{"refcoco": "refcoco+", "refcoco+": "refcoco"}[name]]
