@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from studies.plots import BLUE, GREY, ORANGE, RED, SKY, new_figure, tidy, to_png
+from studies.plots import BLUE, GREY, ORANGE, PURPLE, RED, SKY, new_figure, tidy, to_png
 
 
 def limits(numbers: Mapping[str, Any]) -> bytes:
@@ -107,7 +107,7 @@ def rewards(numbers: Mapping[str, Any]) -> bytes:
     ]
     figure = new_figure(6.4, 2.9 * ((len(panels) + 1) // 2))
     grid = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).ravel()
-    colours = (GREY, BLUE, RED, ORANGE, SKY)
+    colours = (GREY, BLUE, RED, ORANGE, SKY, PURPLE)
     for axes, (title, rows) in zip(grid, panels, strict=False):
         main = [row for row in rows if row["beams"] == numbers["beams"][0]]
         for row, colour in zip(main, colours, strict=True):

@@ -24,6 +24,7 @@ def boxes(numbers: Numbers) -> Values:
         "meteor": mutual_tables.meteor_of(numbers),
         "about_meteor": mutual_tables.about_meteor(numbers),
         "lengths": mutual_why.lengths(numbers),
+        "searches": mutual_why.searches(numbers),
         "rewards": mutual_why.rewards(numbers),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from studies.mutual_boxes import BEFORE, MAIN
+from studies.mutual_boxes import BEFORE, EQUAL, MAIN
 from studies.mutual_tables import NAMES
 from studies.reward_signal import FLAT, PAPERS
 from studies.tables import Numbers, percent, table
@@ -29,6 +29,23 @@ def lengths(numbers: Numbers) -> str:
         rows.append((data, own, *cells))
     head = ("words a sentence, share of distinct ones", "people", *by)
     return "\n".join(told) + f"\n\n{table(head, rows)}"
+
+
+def searches(numbers: Numbers) -> str:
+    """CIDEr before and after step 2 by width of the search, and what equal weights would give."""
+    rows, widths = [], [f"{beams} beams" if beams > 1 else "greedy" for beams in numbers["beams"]]
+    measures = ("CIDEr", "CIDEr merged")
+    for data, found, split in _splits(numbers):
+        scores = [_main(numbers, found, split, beams) for beams in numbers["beams"]]
+        for variant in (MAIN, EQUAL):
+            cells = [
+                f"{by[BEFORE][name]:.3f} to {by[variant][name]:.3f}" if name in by[variant] else "-"
+                for by in scores
+                for name in measures
+            ]
+            rows.append((data, variant, *cells))
+    head = ("CIDEr", "reward", *(f"{width}, {name}" for width in widths for name in measures))
+    return table(head, rows)
 
 
 def rewards(numbers: Numbers) -> str:
@@ -59,10 +76,13 @@ def _splits(numbers: Numbers) -> Iterator[tuple[str, Mapping[str, Any], str]]:
             yield f"{NAMES[name]} {split}", found, split
 
 
-def _main(numbers: Numbers, found: Mapping[str, Any], split: str) -> dict[str, Mapping[str, float]]:
-    """Variant -> metrics of the main search."""
+def _main(
+    numbers: Numbers, found: Mapping[str, Any], split: str, beams: int | None = None
+) -> dict[str, Mapping[str, float]]:
+    """Variant -> metrics of the main search, or of that of so many beams."""
+    wanted = (split, beams or numbers["beams"][0])
     return {
         row["variant"]: row["metrics"]
         for row in found["expressions"]
-        if (row["split"], row["beams"]) == (split, numbers["beams"][0])
+        if (row["split"], row["beams"]) == wanted
     }

@@ -176,7 +176,7 @@ def _card(
     told = {
         "disambiguation": f"{result.steps} steps of {config.train.batch_size} images, alpha "
         f"{policy.alpha:g}, tau {policy.tau:g}, {policy.form}, CIDEr x {policy.cider:g}, baseline "
-        f"{policy.baseline}",
+        f"{policy.baseline}, weights {policy.weighting}",
     }
     return {**kept, **told, **({"command": job.command} if job.command else {})}
 
