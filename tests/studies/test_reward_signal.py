@@ -16,7 +16,7 @@ from refseg.describe import describe
 from refseg.models import Model, build_method
 from refseg.types import Labels, Sample
 from studies import mutual_why, reward_signal
-from studies.mutual_boxes import BEFORE, MAIN
+from studies.mutual_boxes import BEFORE, EQUAL, MAIN
 from studies.reward_signal import FLAT, PAPERS
 from tests.methods.toy import TOYS, toy_model
 
@@ -115,3 +115,20 @@ def test_the_page_tells_what_was_measured_and_what_was_not() -> None:
     assert "| RefCOCO testA | 7 | 30 | 0.500, **0.010** | 0.500, **0.030** |" in told
     forms[FLAT]["spread"] = 0.0  # nothing to divide by
     assert "times" not in mutual_why.rewards(numbers(rewards=measured))
+
+
+def test_the_page_tells_what_the_width_of_the_search_and_equal_weights_change() -> None:
+    rows = [
+        {
+            "variant": name,
+            "split": "testA",
+            "beams": beams,
+            "metrics": {"CIDEr": (place + beams) / 8},
+        }
+        for place, name in enumerate((BEFORE, MAIN, EQUAL))
+        for beams in (1, 3)
+    ]
+    told = mutual_why.searches({"beams": [1, 3], "sets": {"refcoco": {"expressions": rows}}})
+    cells = "| RefCOCO testA | {} | 0.125 to {} | - | 0.375 to {} | - |"
+    assert cells.format(MAIN, "0.250", "0.500") in told
+    assert cells.format(EQUAL, "0.375", "0.625") in told
