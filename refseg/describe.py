@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -21,11 +22,9 @@ from torch import Tensor, nn
 from refseg.data.collate import collate_pictures
 from refseg.errors import ConfigError, NoProposal
 from refseg.methods import method_types
+from refseg.methods.mutual.proposals import MATCHED as MATCHED
 from refseg.models import Model, find_model, list_bundled, read_model_file
 from refseg.types import Batch, Expression, Picture
-
-#: IoU of a region and its proposal, from which the one stands for the other.
-MATCHED = 0.5
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,8 @@ class Verdict:
 
 
 Asked = Sequence[tuple[int, int]]
+#: Expressions given back where nobody says how many, if so many are searched for.
+KEEP = 3
 MOST = 100  # beams, and expressions kept
 
 
@@ -66,7 +67,7 @@ def describe(
     asked: Asked,
     *,
     beams: int = 3,
-    keep: int = 1,
+    keep: int | None = 1,
     verify: bool = False,
     proposals: Any = None,
     strict: bool = True,
@@ -75,17 +76,19 @@ def describe(
 
     pictures: with their objects, [H, W, 3] or, for methods that see no pixels, [H, W, 0].
     asked: (picture, row of its object) of each region. beams: 1 is greedy. keep: at most so many
-    expressions of each region. verify: let the model's own selection head say whether each refers
-    back. proposals: of the pictures, where they are known already (`method.propose`); then no
-    pixels are looked at, and pictures [H, W, 0] will do. strict: False lets regions that no
-    proposal stands for go without, as if only the others had been asked for.
+    expressions of each region, and no more than beams (greedy, there is one); None: `KEEP`, or
+    beams. verify: let the model's own selection head say whether each refers back. proposals: of
+    the pictures, where they are known already (`method.propose`); then no pixels are looked at, and
+    pictures [H, W, 0] will do. strict: False lets regions that no proposal stands for go without,
+    as if only the others had been asked for.
     Returns one `Described` for each of `asked`, in order.
     Raises ConfigError for a model that does not write (or, to verify, read) and for numbers out
-    of range (1 to `MOST`), DataError for pictures without objects or without the pixels that are
+    of range (`check_search`), DataError for pictures without objects or without the pixels that are
     needed; if strict, NoProposal for a region without an extent or one too many.
     """
     check_writes(model, verify=verify)
     check_search(beams, keep)
+    keep = min(KEEP, beams) if keep is None else keep
     if not asked:
         return []
     seen = _look(model, pictures, asked, proposals, strict)
@@ -179,11 +182,22 @@ def check_writes(model: Model, *, verify: bool = False) -> None:
         )
 
 
-def check_search(beams: int, keep: int) -> None:
-    """Raise ConfigError for numbers that nobody can search for."""
-    for name, value in (("beams", beams), ("keep", keep)):
+def check_search(beams: int, keep: int | None) -> None:
+    """Raise ConfigError for numbers that nobody can search for: whole, 1 to `MOST`, and keep at
+    most beams, as what a search gives beyond its beams are sentences that it broke off.
+
+    A greedy search (beams 1) gives one sentence, whatever keep.
+    """
+    for name, value in (("beams", beams), ("keep", 1 if keep is None else keep)):
+        if not isinstance(value, Integral):
+            raise ConfigError(f"{name} {value!r} is no whole number", remedy=f"give 1 to {MOST}")
         if not 1 <= value <= MOST:
             raise ConfigError(f"{name} {value} is out of range", remedy=f"give 1 to {MOST}")
+    if keep is not None and keep > beams > 1:
+        raise ConfigError(
+            f"keep is {keep}, but only {beams} beams are searched",
+            remedy=f"search more (--beams {keep}) or keep fewer (--keep)",
+        )
 
 
 @dataclass(frozen=True)
@@ -228,7 +242,7 @@ def _written(model: Model, seen: _Seen, beams: int, keep: int) -> list[list[Expr
         seen.image_of,
         seen.target,
         beams=beams,
-        keep=1 if beams == 1 else max(beams, keep),  # some may turn out to be the same text
+        keep=beams,  # some may turn out to be the same text
     )
     return [
         _distinct(model, words, mask, scores, keep)

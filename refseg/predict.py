@@ -54,7 +54,7 @@ class Segmenter(Model):
         region: RegionLike,
         *,
         beams: int = 5,
-        keep: int = 3,
+        keep: int | None = None,
         verify: bool = False,
     ) -> list[Expression]:
         """Expressions for a region of `image`; see `Predictor.describe`."""
@@ -101,14 +101,15 @@ class Predictor:
         return [p for start in starts for p in self._answer(texts[start : start + AT_ONCE])]
 
     def describe(
-        self, region: RegionLike, *, beams: int = 5, keep: int = 3, verify: bool = False
+        self, region: RegionLike, *, beams: int = 5, keep: int | None = None, verify: bool = False
     ) -> list[Expression]:
         """Expressions for a region of the image that was set, best first, each text once.
 
         region: bool [H, W], or a box x0, y0, x1, y1 px. A model taught on masks takes a box as
         filled, one taught on boxes takes a mask as its tight box. beams: sentences searched for
-        at a time, 1 is greedy. keep: at most so many are given back, one if greedy. verify: let
-        the model read each again, and say whether it means the same object (`refers_back`).
+        at a time, 1 is greedy. keep: at most so many are given back, no more than `beams`; None:
+        three, or `beams`. verify: let the model read each again, and say whether it means the same
+        object (`refers_back`).
         Warns when the model has no proposal that fits the region (an IoU of
         `refseg.describe.MATCHED` in px); `describe_region` says so in a value.
         Raises ConfigError for a model that writes none and numbers out of range, DataError for a
@@ -119,7 +120,7 @@ class Predictor:
 
     @torch.inference_mode()
     def describe_region(
-        self, region: RegionLike, *, beams: int = 5, keep: int = 3, verify: bool = False
+        self, region: RegionLike, *, beams: int = 5, keep: int | None = None, verify: bool = False
     ) -> Described:
         """As `describe`, with the proposal that stood for the region and how well it fits.
 

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from refseg.data.catalog import open_data
+from refseg.evaluate_text import RUNS_ON, runs_on
 from refseg.metrics.captions import tokenise
+from refseg.metrics.words import unrolled
 from refseg.types import Labels
 from studies import kept
 from studies.base import Outcome
@@ -57,7 +59,7 @@ def _of_set(asked: Boxes, name: str) -> dict[str, Any]:
         for reader, run in (("writer", runs[BEFORE]), ("judge", judge))
         for split in READ
     ]
-    texts: dict[str, dict[str, dict[str, Any]]] = {}
+    texts: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     rows = []
     for split in WRITTEN:
         dataset = opened(split)
@@ -72,16 +74,23 @@ def _of_set(asked: Boxes, name: str) -> dict[str, Any]:
                     merge=others(asked, name),
                     with_meteor="if possible",
                 )
-                if beams == asked.beams[0]:
-                    texts.setdefault(split, {})[variant] = told
+                texts.setdefault((split, beams), {})[variant] = told
                 rows.append(_row(variant, told))
+    main = {split: texts[split, asked.beams[0]] for split in WRITTEN}
     return {
         "runs": [run.identity() for run in (*runs.values(), judge)],
         "comprehension": [_without_counts(row) for row in comprehension],
         "expressions": rows,
-        "directions": {split: judged(DIRECTIONS, found) for split, found in texts.items()},
-        "examples": {split: examples(found) for split, found in texts.items()},
-        "people": {split: worded(found[BEFORE]) for split, found in texts.items()},
+        "directions": {
+            split: [
+                {"beams": beams, **row}
+                for beams in asked.beams
+                for row in judged(DIRECTIONS, texts[split, beams])
+            ]
+            for split in WRITTEN
+        },
+        "examples": {split: examples(found) for split, found in main.items()},
+        "people": {split: worded(found[BEFORE]) for split, found in main.items()},
         "rewards": {
             split: kept.of_rewards(runs[BEFORE], opened(split), min(SIGNAL, asked.limit or SIGNAL))
             for split in WRITTEN
@@ -100,14 +109,16 @@ def _without_counts(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def worded(told: Mapping[str, Any]) -> dict[str, float]:
-    """Of people's sentences about a report's objects: their mean length, "words", and the share
-    of the first of each object that is "distinct" (a model writes one an object, too).
+    """Of people's sentences about a report's objects: their mean length, "words", the share that
+    "runs on", and that of the first of each object that is "distinct" (a model writes one an
+    object, too).
     """
-    words = [[tuple(tokenise(text)) for text in texts] for texts in told["samples"]["references"]]
-    lengths = [len(one) for each in words for one in each]
+    references = told["samples"]["references"]
+    every = [text for texts in references for text in texts]
     return {
-        "words": sum(lengths) / len(lengths),
-        "distinct": len({each[0] for each in words}) / len(words),
+        "words": sum(len(unrolled(text)) for text in every) / len(every),
+        RUNS_ON: sum(map(runs_on, every)) / len(every),
+        "distinct": len({tuple(tokenise(texts[0])) for texts in references}) / len(references),
     }
 
 

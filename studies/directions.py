@@ -16,6 +16,7 @@ import numpy as np
 from refseg.metrics.meter import bootstrap_interval
 
 SHOWS, REVERSED, UNCLEAR = "shows", "the other way round", "inconclusive"
+HIGHER, LOWER = "higher", "lower"
 RB_ACC, CIDER, METEOR = "Rb-Acc", "CIDEr", "METEOR"
 #: Measure -> the metrics that stand for it, the best first. meteor_es is another than METEOR: a
 #: direction that is judged by it says so.
@@ -57,22 +58,35 @@ def _judged(direction: Direction, of: Mapping[str, Any], over: Mapping[str, Any]
         raise ValueError("the two models wrote about other objects")
     measure = next(name for name in METRICS[direction.measure] if name in of["metrics"])
     name = "hit" if measure == RB_ACC else measure
-    gaps = np.array(mine[name], np.float64) - np.array(theirs[name], np.float64)
-    interval = bootstrap_interval(gaps, groups=mine["image_id"])
+    mean, interval = difference(mine[name], theirs[name], mine["image_id"])
     # The score of a corpus is no mean over its objects for every metric (METEOR sums counts).
     whole = of["metrics"][measure] - over["metrics"][measure]
-    agree = whole * gaps.mean() >= 0
+    agree = whole * mean >= 0
     return {
         "claim": direction.claim,
         "of": direction.of,
         "over": direction.over,
         "measure": measure,
         "expected": direction.sign,
-        "difference": float(gaps.mean()),
+        "difference": mean,
         "corpus difference": float(whole),
         "interval": interval,
         "verdict": verdict(interval, direction.sign) if agree else UNCLEAR,
     }
+
+
+def difference(
+    of: Sequence[float], over: Sequence[float], images: Sequence[int]
+) -> tuple[float, tuple[float, float]]:
+    """The mean of paired differences and its interval, pictures drawn as wholes."""
+    gaps = np.array(of, np.float64) - np.array(over, np.float64)
+    return float(gaps.mean()), bootstrap_interval(gaps, groups=images)
+
+
+def change(interval: Sequence[float]) -> str:
+    """What may be said of a difference with this interval when nothing was expected."""
+    told = verdict(interval, "+")
+    return {SHOWS: HIGHER, REVERSED: LOWER}.get(told, told)
 
 
 def verdict(interval: Sequence[float], sign: Literal["+", "-"]) -> str:

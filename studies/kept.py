@@ -1,9 +1,8 @@
 """Scores of trained models, kept beside their runs: what was measured once is read again.
 
 RUN/scores/<what>-<data>-<split>-....json holds the scores and all that they depend on: the
-weights of the model and of its judge, the data's content and the options. What was measured of
-others is measured anew. The code's version is not among them: delete the folder when a metric
-changes.
+weights of the model and of its judge, the data's content, the options, and the version of what is
+measured and how (`SCORES_VERSION`). What was measured of others is measured anew.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 from refseg import models
 from refseg.data.dataset import ReferDataset
 from refseg.errors import RunError
-from refseg.evaluate import Options, evaluate
+from refseg.evaluate import Options, Report, evaluate
 from refseg.evaluate_objects import evaluate_objects
 from refseg.evaluate_text import WithMeteor, evaluate_expressions
 from refseg.metrics.captions import why_no_meteor
@@ -27,6 +26,9 @@ from studies.base import say
 
 Scores = dict[str, Any]
 PROTOCOL = "original"
+#: Raise it when a metric, or anything that scores depend on (matching, decoding), changes or comes
+#: in. 2: regions match proposals without a class; "runs on"; samples of masks.
+SCORES_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,27 @@ def of_objects(run: Trained, dataset: ReferDataset, limit: int | None) -> Scores
 
 
 def of_masks(run: Trained, dataset: ReferDataset, limit: int | None) -> Scores:
-    """Segmentation under `original`, the bound of the proposals included; see `evaluate`."""
+    """Segmentation under `original`, the bound of the proposals included; see `evaluate`.
+
+    With samples: image_id and iou of every expression that has a target, in the order of its key.
+    """
 
     def make() -> Scores:
-        return evaluate(run.load(), dataset, PROTOCOL, limit=limit).to_json()
+        report = evaluate(run.load(), dataset, PROTOCOL, limit=limit)
+        return {**report.to_json(), "samples": _iou_of_each(report, dataset)}
 
     return kept(run, _name("masks", dataset, limit), _key(run, dataset, limit), make)
+
+
+def _iou_of_each(report: Report, dataset: ReferDataset) -> Scores:
+    entries = map(dataset.entry, range(len(dataset)))
+    image_of = {entry.key: entry.image_id for entry in entries}
+    keys, ious, empty = (report.samples[name] for name in ("key", "iou", "target_empty"))
+    rows = [row for row, without in enumerate(empty) if not without]
+    return {
+        "image_id": [image_of[keys[row]] for row in rows],
+        "iou": [float(ious[row]) for row in rows],
+    }
 
 
 def of_expressions(
@@ -143,7 +160,8 @@ def kept(run: Trained, name: str, key: Scores, make: Callable[[], Scores]) -> Sc
 
 
 def _key(run: Trained, dataset: ReferDataset, limit: int | None) -> Scores:
-    return {"weights": run.weights, "data": dataset.hash, "limit": limit}
+    told = {"weights": run.weights, "data": dataset.hash, "limit": limit}
+    return {**told, "version": SCORES_VERSION}
 
 
 def _name(what: str, dataset: ReferDataset, limit: int | None, *more: str) -> str:

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from refseg.errors import ConfigError, UnknownName
+from refseg.evaluate_text import RUNS_ON
 from refseg.label import LabelOptions, label
 from refseg.recipes.base import Recipe
-from refseg.recipes.batches import subset
 from refseg.recipes.catalog import get_recipe
+from refseg.recipes.mutual_stages import label_options
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.runner import run_recipe
 from refseg.recipes.training import open_split
@@ -36,7 +37,7 @@ from studies.paired import NOTE_SEEDS, Measures, differences, summary
 RECIPE = "mutual_scenes"
 JUDGE_SEED = 100  # no variant's
 #: Of all measures those whose differences are told.
-COMPARED = ("mIoU", "oIoU", "oracle", "CIDEr", "Rb-Acc", "unambiguous")
+COMPARED = ("mIoU", "oIoU", "oracle", "CIDEr", "Rb-Acc", "unambiguous", RUNS_ON)
 
 
 @dataclass(frozen=True)
@@ -172,26 +173,9 @@ def _trained(asked: Ablation, variant: str, seed: int) -> Trained:
 
 def _written_by(model: Path, recipe: Recipe, out: Path) -> LabelOptions:
     """Sentences about the objects of the training pictures that no known ref describes."""
-    config = recipe.pseudo
-    assert config is not None
-    human = open_split(recipe, recipe.data.train)
-    refs = [human.entry(row).ref_id for row in range(len(human))]
-    kept_refs = {refs[row] for row in subset(len(human), recipe.data.limit, recipe.train.seed)}
-    known = {*human.records.column("refs", "ref_id").tolist()} - {*refs} | kept_refs
-    return LabelOptions(
-        model=str(model),
-        task="expressions",
-        data=recipe.data.name,
-        out=out,
-        split=recipe.data.train,
-        beams=config.beams,
-        per_object=config.beams,
-        filter=config.filter,
-        min_area=config.min_area,
-        known_refs=frozenset(known),
-        weight=config.weight,
-        seed=recipe.train.seed,
-    )
+    assert recipe.pseudo is not None
+    told = label_options(recipe, recipe.pseudo, model, out)
+    return replace(told, split=recipe.data.train)
 
 
 def _run(recipe: Recipe, folder: Path) -> Trained:
@@ -200,7 +184,8 @@ def _run(recipe: Recipe, folder: Path) -> Trained:
 
 
 def _recipe(asked: Ablation, seed: int, *changes: str) -> Recipe:
-    settings = [*changes, *asked.overrides, f"train.seed={seed}"]
+    # A row and an override may say the same; said twice it would be refused.
+    settings = [*dict.fromkeys((*changes, *asked.overrides)), f"train.seed={seed}"]
     if asked.steps is not None:
         settings.append(f"train.steps={asked.steps}")
     if asked.reward_steps is not None:

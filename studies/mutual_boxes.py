@@ -8,7 +8,7 @@ What there is, set by set (all runs are resumed or skipped, see `refseg.recipes.
     FOLDER/refcoco/unambiguity           ... and the other rewards of Table 5
     FOLDER/refcoco/sigmoid
     FOLDER/refcoco/softmax-tau-1
-    FOLDER/refcoco/equal-weights         the paper's reward, every beam weighing as much
+    FOLDER/refcoco/beams-alone           ... with nothing that Eq. 4 does not have
 
 Proposals are the annotated objects, known by category and box alone. Rewards that hold CIDEr take
 it against the references of both data sets, as the score does.
@@ -31,16 +31,21 @@ from studies.base import say, slug
 RECIPE = "mutual_refcoco_boxes"
 SETS = ("refcoco", "refcoco+")
 WRITER, JUDGE = "writer-seed0", "judge-seed1"
-BEFORE, MAIN, EQUAL = "before step 2", "unambiguity+CIDEr", "equal weights"
+BEFORE, MAIN, PRINTED = "before step 2", "unambiguity+CIDEr", "beams alone"
 NEVER = "never_train.txt"
 NO_CIDER = "disambiguation.policy.cider=0"
-#: Rewards of Table 5, and Eq. 4's own weights: variant -> what differs from the recipe.
+#: Eq. 4 as printed, whatever the recipe adds to it.
+AS_PRINTED = tuple(
+    f"disambiguation.policy.{one}"
+    for one in ("weighting=equal", "cider_end=false", "with_greedy=false")
+)
+#: Rewards of Table 5, and Eq. 4 as printed: variant -> what differs from the recipe.
 REWARDS: Mapping[str, tuple[str, ...]] = {
     MAIN: (),
     "unambiguity": (NO_CIDER,),
     "sigmoid": ("disambiguation.policy.form=sigmoid",),
     "softmax tau 1": ("disambiguation.policy.tau=1",),
-    EQUAL: ("disambiguation.policy.weighting=equal",),
+    PRINTED: AS_PRINTED,
 }
 
 

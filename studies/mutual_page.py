@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from studies import mutual_tables, mutual_why
+from studies import mutual_scenes_tables, mutual_tables, mutual_why
 from studies.tables import Numbers, percent
 
 Values = Mapping[str, str]
@@ -23,6 +23,7 @@ def boxes(numbers: Numbers) -> Values:
         "rivals": mutual_tables.rivals(numbers),
         "meteor": mutual_tables.meteor_of(numbers),
         "about_meteor": mutual_tables.about_meteor(numbers),
+        "runs_on": mutual_why.runs_on(numbers),
         "lengths": mutual_why.lengths(numbers),
         "searches": mutual_why.searches(numbers),
         "rewards": mutual_why.rewards(numbers),
@@ -32,9 +33,12 @@ def boxes(numbers: Numbers) -> Values:
 def scenes(numbers: Numbers) -> Values:
     """Of `studies/text/mutual_scenes.md`."""
     return {
-        "reading": mutual_tables.reading(numbers),
-        "writing": mutual_tables.writing(numbers),
-        "steps": mutual_tables.steps(numbers),
+        "reading": mutual_scenes_tables.reading(numbers),
+        "writing": mutual_scenes_tables.writing(numbers),
+        "gate": mutual_scenes_tables.gate(numbers),
+        "steps": mutual_scenes_tables.steps(numbers),
+        "worth": mutual_scenes_tables.worth(numbers),
+        "differences": mutual_scenes_tables.differences(numbers),
         "judge": mutual_tables.identity(numbers["judge"]),
     }
 

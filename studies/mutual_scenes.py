@@ -15,20 +15,15 @@ from typing import Any
 from refseg import models
 from refseg.data.catalog import open_data
 from refseg.data.dataset import ReferDataset
+from refseg.evaluate_text import RUNS_ON
 from refseg.types import Labels
 from studies import kept
 from studies.base import Outcome, open_scenes
 from studies.kept import PROTOCOL, Trained
+from studies.mutual_steps import STEPS, Scored, differences
 
 STYLES, SPLITS = ("scenes", "scenes+"), ("val", "testA", "testB")
 LABELS = Labels.parse("text+box+mask+category")
-#: Stages that leave a model -> what has been done by then.
-STEPS = {
-    "train": "step 1: both heads together",
-    "disambiguate": "step 2: the writer, by reward",
-    "retrain": "step 3: again, with written expressions",
-    "disambiguate_again": "step 2 once more",
-}
 
 
 @dataclass(frozen=True)
@@ -59,9 +54,9 @@ def run(asked: Scenes) -> Outcome:
             for beams in asked.beams:
                 writing.append(written(model, judge, style, split, asked.limit, beams))
     numbers = {
-        "reports": reading,
+        "reports": [_without_samples(report) for report in reading],
         "expressions": [row_of(report) for report in writing],
-        "steps": _by_step(asked, judge),
+        **_by_step(asked, judge),
         "judge": judge.identity(),
     }
     data = [f"{style} {split}" for style in STYLES for split in SPLITS]
@@ -69,21 +64,39 @@ def run(asked: Scenes) -> Outcome:
     return Outcome(numbers, [PROTOCOL], data, str(reading[0]["labels"]), seeds)
 
 
-def _by_step(asked: Scenes, judge: Trained) -> list[dict[str, Any]]:
-    """val of both styles after each stage of the run that has left a model."""
-    if asked.run is None:
-        return []
-    rows = []
-    for stage, told in STEPS.items():
-        if not (asked.run / stage / "model").is_dir():
+def _by_step(asked: Scenes, judge: Trained) -> dict[str, list[dict[str, Any]]]:
+    """val of both styles after each stage of the run that has left a model, by every search, and
+    the differences between stages.
+    """
+    done = [] if asked.run is None else _stages(asked, asked.run, judge)
+    rows = [
+        {
+            "step": STEPS[one.stage],
+            "data": one.data,
+            "beams": one.beams,
+            **values_of({"RES": one.masks, "REG": one.texts}),
+        }
+        for one in done
+    ]
+    return {"steps": rows, "differences": differences(done)}
+
+
+def _stages(asked: Scenes, run: Path, judge: Trained) -> list[Scored]:
+    done = []
+    for stage in STEPS:
+        if not (run / stage / "model").is_dir():
             continue
-        model = Trained.at(asked.run / stage)
+        model = Trained.at(run / stage)
         for style in STYLES:
             masks = kept.of_masks(model, open_scenes(style, "val"), asked.limit)
-            texts = written(model, judge, style, "val", asked.limit, asked.beams[0])
-            both = {"RES": masks, "REG": texts}
-            rows.append({"step": told, "data": style, **values_of(both)})
-    return rows
+            for beams in asked.beams:
+                texts = written(model, judge, style, "val", asked.limit, beams)
+                done.append(Scored(stage, style, beams, masks, texts))
+    return done
+
+
+def _without_samples(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in report.items() if key != "samples"}
 
 
 def written(
@@ -113,7 +126,7 @@ MEASURES = {
     "oracle": ("RES", "oracle"),
     "CIDEr": ("REG", "CIDEr"),
     "Rb-Acc": ("REG", "Rb-Acc"),
-    "unambiguous": ("REG", "unambiguous"),
+    **{name: ("REG", name) for name in ("unambiguous", "not understood", RUNS_ON)},
 }
 
 

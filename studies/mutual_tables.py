@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from refseg.evaluate_text import RUNS_ON
 from studies import published
 from studies.mutual_boxes import BEFORE, MAIN
 from studies.mutual_scenes import MEASURES
-from studies.tables import Numbers, between, main_scores, percent, points, signed_between, table
+from studies.tables import Numbers, between, percent, points, signed_between, table
 
 NAMES = {"refcoco": "RefCOCO", "refcoco+": "RefCOCO+"}
 METEORS = ("METEOR", "meteor_es")
 READ = ("oIoU", "mIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9", "REC@0.5", "oracle")
-WRITE = ("CIDEr", "Rb-Acc", "unambiguous")
+WRITE = ("CIDEr", "Rb-Acc", "unambiguous", "not understood", RUNS_ON)
 RB_ACC, OWN, HUMAN = "Rb-Acc", "Rb-Acc by its own head", "Rb-Acc of human sentences"
 PLAIN = ("CIDEr", "METEOR", "meteor_es")  # no fractions
 
@@ -35,6 +37,11 @@ def changes(name: str, interval: Sequence[float] | None) -> str:
     if interval is None or not name.startswith(PLAIN):
         return signed_between(interval)
     return " to ".join(f"{bound:+.3f}" for bound in interval)
+
+
+def search(beams: int) -> str:
+    """A search by its width."""
+    return "greedy" if beams == 1 else f"{beams} beams"
 
 
 # -- boxes -----------------------------------------------------------------------------------------
@@ -129,16 +136,17 @@ def _written(rows: Sequence[Mapping[str, Any]]) -> str:
     meteor = _meteor(rows)
     suffixes = ("", " merged") if merged else ("",)
     columns = [*(f"CIDEr{s}" for s in suffixes), *(f"{meteor}{s}" for s in suffixes)]
-    head = ("reward", "search", *columns, RB_ACC, "95 % interval", "by its own head", "words")
+    head = ("reward", "search", *columns, RB_ACC, "95 % interval", "by its own head", "words",
+            "runs on")  # fmt: skip
     lines = []
     for row in rows:
         scores = row["metrics"]
-        search = "greedy" if row["beams"] == 1 else f"{row['beams']} beams"
         lines.append(
             (
-                row["variant"], search, *(value(name, scores[name]) for name in columns),
+                row["variant"], search(row["beams"]),
+                *(value(name, scores[name]) for name in columns),
                 f"**{percent(scores[RB_ACC])}**", between(row["intervals"][RB_ACC]),
-                percent(scores.get(OWN)), f"{scores['words']:.1f}",
+                percent(scores.get(OWN)), f"{scores['words']:.1f}", percent(scores.get(RUNS_ON)),
             )
         )  # fmt: skip
     human = rows[0]["metrics"][HUMAN]
@@ -159,26 +167,42 @@ def _published(name: str, split: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def directions(numbers: Numbers) -> str:
-    """Each claim of the paper in each split: the difference, its interval, the verdict."""
-    told: dict[str, list[str]] = {}
-    for found in numbers["sets"].values():
-        for rows in found["directions"].values():
-            for row in rows:
-                note = ", another metric" if row["measure"].startswith(METEORS[1]) else ""
-                start = [f"{row['claim']} ({row['measure']}{note})", _paper(row)]
-                cells = told.setdefault(row["claim"], [*start])
-                measure = row["measure"]
-                cells.append(
-                    f"**{row['verdict']}**: {change(measure, row['difference'])} "
-                    f"({changes(measure, row['interval'])})"
-                )
+    """Each claim of the paper in each split: the difference, its interval, the verdict.
+
+    One table a search, the main one first.
+    """
     splits = [
         f"{NAMES[name]} {split}"
         for name, found in numbers["sets"].items()
         for split in found["directions"]
     ]
     head = ("claim", "paper, RefCOCO+ testB, with pixels", *splits)
-    return table(head, told.values())
+    parts = []
+    for beams, rows in _by_search(numbers).items():
+        told: dict[str, list[str]] = {}
+        for row in rows:
+            note = ", another metric" if row["measure"].startswith(METEORS[1]) else ""
+            start = [f"{row['claim']} ({row['measure']}{note})", _paper(row)]
+            told.setdefault(row["claim"], start).append(difference(row))
+        parts.append(f"**{search(beams)}**\n\n{table(head, told.values())}")
+    return "\n\n".join(parts)
+
+
+def difference(row: Mapping[str, Any]) -> str:
+    """A difference with its verdict and interval."""
+    measure = row["measure"]
+    told = f"{change(measure, row['difference'])} ({changes(measure, row['interval'])})"
+    return f"**{row['verdict']}**: {told}"
+
+
+def _by_search(numbers: Numbers) -> dict[int, list[Mapping[str, Any]]]:
+    """Beams -> what became of the claims; older files know the main search alone."""
+    told: dict[int, list[Mapping[str, Any]]] = {}
+    for found in numbers["sets"].values():
+        for rows in found["directions"].values():
+            for row in rows:
+                told.setdefault(row.get("beams", numbers["beams"][0]), []).append(row)
+    return told
 
 
 def _paper(row: Mapping[str, Any]) -> str:
@@ -193,15 +217,17 @@ def _paper(row: Mapping[str, Any]) -> str:
 
 
 def verdicts(numbers: Numbers) -> str:
-    """How many of the claims show, in a sentence."""
-    count: dict[str, int] = {}
-    for found in numbers["sets"].values():
-        for rows in found["directions"].values():
-            for row in rows:
-                count[row["verdict"]] = count.get(row["verdict"], 0) + 1
-    total = sum(count.values())
-    parts = [f"{number} {name}" for name, number in sorted(count.items())]
-    return f"of {total} (claims times splits): {', '.join(parts)}"
+    """How many of the claims show, search by search."""
+    told = []
+    for beams, rows in _by_search(numbers).items():
+        parts = [f"{number} {name}" for name, number in counted(rows)]
+        told.append(f"{search(beams)}, of {len(rows)} (claims times splits): {', '.join(parts)}")
+    return "; ".join(told)
+
+
+def counted(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """(verdict, how often), by name."""
+    return sorted(Counter(row["verdict"] for row in rows).items())
 
 
 def examples(numbers: Numbers) -> str:
@@ -248,53 +274,6 @@ def identity(run: Mapping[str, Any]) -> str:
     return f"{run['run']} (weights sha256 {run['sha256']}{trained})"
 
 
-# -- scenes ----------------------------------------------------------------------------------------
-
-
-def reading(numbers: Numbers) -> str:
-    """RES on every split under `original`, with the bound."""
-    scored = main_scores(numbers, "original").splitlines()
-    bounds = [row["metrics"].get("oracle") for row in numbers["reports"]]
-    ends = ["oracle", "---:", *(percent(bound) for bound in bounds)]
-    return "\n".join(f"{line} {end} |" for line, end in zip(scored, ends, strict=True))
-
-
-def writing(numbers: Numbers) -> str:
-    """REG on every split."""
-    head = ("data", "objects", "search", "CIDEr", RB_ACC, "95 % interval", "of people's sentences",
-            "unambiguous (oracle)", "95 % interval", "means several", "means another",
-            "words")  # fmt: skip
-    rows = []
-    for row in numbers["expressions"]:
-        scores, spans = row["metrics"], row["intervals"]
-        rows.append(
-            (
-                f"{row['data']} {row['split']}", f"{row['n']:,}",
-                "greedy" if row["beams"] == 1 else f"{row['beams']} beams",
-                value("CIDEr", scores["CIDEr"]), f"**{percent(scores[RB_ACC])}**",
-                between(spans[RB_ACC]), percent(scores.get(HUMAN)),
-                f"**{percent(scores.get('unambiguous'))}**", between(spans.get("unambiguous")),
-                percent(scores.get("means several")), percent(scores.get("means another")),
-                f"{scores['words']:.1f}",
-            )
-        )  # fmt: skip
-    return table(head, rows)
-
-
-def steps(numbers: Numbers) -> str:
-    """What each step was worth; a sentence where that was not measured."""
-    if not numbers["steps"]:
-        return "The scores by steps were not measured (`--run`)."
-    head = ("after", "data", *READ, *WRITE)
-    return table(
-        head,
-        (
-            (row["step"], f"{row['data']} val", *(value(n, row[n]) for n in (*READ, *WRITE)))
-            for row in numbers["steps"]
-        ),
-    )
-
-
 # -- ablation --------------------------------------------------------------------------------------
 
 
@@ -302,8 +281,8 @@ def variants(numbers: Numbers) -> str:
     """Means and spreads of all measures."""
 
     def told(row: Mapping[str, Any], name: str) -> str:
-        spread = row[f"{name} spread"]
-        return value(name, row[name]) + ("" if spread is None else f" ± {value(name, spread)}")
+        spread = row.get(f"{name} spread")
+        return value(name, row.get(name)) + ("" if spread is None else f" ± {value(name, spread)}")
 
     names = [name for name in MEASURES if name in (*READ, *WRITE)]
     head = ("variant", "seeds", *names)

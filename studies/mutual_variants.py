@@ -13,7 +13,7 @@ TABLES: Mapping[str, Variants] = {
         "whole": (),
         "extractor apart": ("method.end_to_end=false",),
         "reads only": ("method.generate=false",),
-        "writes only": ("method.select=false",),
+        "writes only": ("method.select=false", "weights.text=null", "data.evaluate=null"),
         "target only": ("method.generator.indicator.target_only=true",),
     },
     "written": {  # Table 7 and Figure 5; steps 1 to 3, with few expressions of people

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from studies.mutual_boxes import BEFORE, EQUAL, MAIN
-from studies.mutual_tables import NAMES
+from refseg.evaluate_text import RUNS_ON
+from studies.mutual_boxes import BEFORE, MAIN, PRINTED
+from studies.mutual_tables import NAMES, search
 from studies.reward_signal import FLAT, PAPERS
 from studies.tables import Numbers, percent, table
 
@@ -22,7 +23,8 @@ def lengths(numbers: Numbers) -> str:
         told.append(
             f"- {data}: {first['words']:.1f} words a sentence before step 2, {last['words']:.1f} "
             f"after{beside}; {percent(first['distinct'])} % of the sentences are distinct before, "
-            f"{percent(last['distinct'])} % after"
+            f"{percent(last['distinct'])} % after; {percent(first.get(RUNS_ON))} % run on before, "
+            f"{percent(last.get(RUNS_ON))} % after"
         )
         cells = [f"{one['words']:.1f}, {percent(one['distinct'])} %" for one in by.values()]
         own = "-" if people is None else f"{people['words']:.1f}, {percent(people['distinct'])} %"
@@ -31,13 +33,25 @@ def lengths(numbers: Numbers) -> str:
     return "\n".join(told) + f"\n\n{table(head, rows)}"
 
 
+def runs_on(numbers: Numbers) -> str:
+    """The share of sentences that run on, by data, search and reward, beside people's."""
+    rows, head = [], ["runs on, %", "search", "people"]
+    for data, found, split in _splits(numbers):
+        people = found.get("people", {}).get(split, {})
+        for beams in numbers["beams"]:
+            by = _main(numbers, found, split, beams)
+            cells = [percent(one.get(RUNS_ON)) for one in by.values()]
+            rows.append((data, search(beams), percent(people.get(RUNS_ON)), *cells))
+    return table([*head, *by], rows)
+
+
 def searches(numbers: Numbers) -> str:
-    """CIDEr before and after step 2 by width of the search, and what equal weights would give."""
-    rows, widths = [], [f"{beams} beams" if beams > 1 else "greedy" for beams in numbers["beams"]]
+    """CIDEr before and after step 2 by width of the search, and what beams alone would give."""
+    rows, widths = [], [search(beams) for beams in numbers["beams"]]
     measures = ("CIDEr", "CIDEr merged")
     for data, found, split in _splits(numbers):
         scores = [_main(numbers, found, split, beams) for beams in numbers["beams"]]
-        for variant in (MAIN, EQUAL):
+        for variant in (MAIN, PRINTED):
             cells = [
                 f"{by[BEFORE][name]:.3f} to {by[variant][name]:.3f}" if name in by[variant] else "-"
                 for by in scores

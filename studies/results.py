@@ -16,7 +16,7 @@ from typing import Any
 
 from refseg.errors import DataError, RefsegError
 from refseg.ops.files import atomic_write_bytes, atomic_write_text
-from studies import mutual_page, tables
+from studies import mutual_page, mutual_scenes_tables, tables
 from studies.base import FIGURES, RESULTS
 from studies.charts import CHARTS
 from studies.tables import between, percent
@@ -25,7 +25,8 @@ TEXT = Path(__file__).parent / "text"
 PAGE = RESULTS.parent / "results.md"
 README = RESULTS.parents[1] / "README.md"
 # The studies that the summary is made from, and what their pictures are.
-MEASURED = {"main": "rendered", "photos": "photographs"}
+MEASURED = {"main": "rendered", "mutual_scenes": "rendered", "photos": "photographs"}
+WRITER = "mutual_scenes"
 Record = Mapping[str, Any]
 Values = Mapping[str, str]
 
@@ -113,13 +114,17 @@ def _plain(value: Any) -> str:
 
 
 def _summary(records: Mapping[str, Record | None]) -> str:
-    """The bundled model on every val split, in a table."""
-    measured = {
-        kind: record["numbers"]
+    """The bundled models on every val split: what they read, and what one of them writes."""
+    measured = [
+        (kind, record["numbers"])
         for name, kind in MEASURED.items()
-        if (record := records[name]) is not None
-    }
-    return tables.summary(measured) if measured else "Nothing has been measured yet."
+        if (record := records.get(name)) is not None
+    ]
+    if not measured:
+        return "Nothing has been measured yet."
+    writer = records.get(WRITER)
+    wrote = [] if writer is None else [mutual_scenes_tables.summary(writer["numbers"])]
+    return "\n\n".join([tables.summary(measured), *wrote])
 
 
 def _beside(numbers: Record, data: str) -> str:

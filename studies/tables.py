@@ -43,48 +43,66 @@ def signed_between(interval: Sequence[float] | None) -> str:
 # -- the summary, main -------------------------------------------------------------------------
 
 
-def summary(measured: Mapping[str, Numbers]) -> str:
-    """The model on every val split under `original`, beside the best baseline of each.
+def summary(measured: Sequence[tuple[str, Numbers]]) -> str:
+    """Each model on every val split under `original`, beside the best baseline of each.
 
-    measured: kind of pictures -> the numbers of a study with reports.
+    measured: (kind of pictures, the numbers of a study with reports). A baseline that one study
+    has measured stands beside the models of all.
     """
     head = (
-        "data, under `original`", "expressions", "mIoU, % (95 % interval)", "oIoU, %",
+        "data, under `original`", "model", "expressions", "mIoU, % (95 % interval)", "oIoU, %",
         "best trivial baseline, mIoU, %",
     )  # fmt: skip
+    every = [report for _, numbers in measured for report in _reports(numbers, "original")]
     rows = []
-    for kind, numbers in measured.items():
-        reports = _reports(numbers, "original")
-        for data in dict.fromkeys(r["data"] for r in reports if r["split"] == "val"):
-            ours, best = beside_best(numbers, data, "val")
+    for kind, numbers in measured:
+        for ours in _reports(numbers, "original"):
+            if _is_baseline(ours) or ours["split"] != "val":
+                continue
+            best = _best_baseline(every, ours)
             mean, overall = (percent(ours["metrics"][name]) for name in ("mIoU", "oIoU"))
+            beside = "-"
+            if best is not None:
+                beside = f"{model_name(best)}, {percent(best['metrics']['mIoU'])}"
             rows.append(
                 (
-                    f"{data} val ({kind})",
+                    f"{ours['data']} val ({kind})",
+                    model_name(ours),
                     f"{ours['n']:,}",
                     f"**{mean}** ({between(ours['intervals']['mIoU'])})",
                     overall,
-                    f"{model_name(best)}, {percent(best['metrics']['mIoU'])}",
+                    beside,
                 )
             )
     return table(head, rows)
 
 
+def _best_baseline(reports: Sequence[Any], ours: Any) -> Any:
+    """The report of the best baseline (mIoU) on the data and split of `ours`; None if none."""
+    rest = [
+        report
+        for report in reports
+        if _is_baseline(report)
+        and (report["data"], report["split"]) == (ours["data"], ours["split"])
+    ]
+    return max(rest, key=lambda report: report["metrics"]["mIoU"], default=None)
+
+
 def beside_best(numbers: Numbers, data: str, split: str) -> tuple[Any, Any]:
     """The model's report under `original` on a split, and that of the best baseline (mIoU)."""
-    reports = [
+    reports = _reports(numbers, "original")
+    (ours,) = (
         report
-        for report in _reports(numbers, "original")
-        if (report["data"], report["split"]) == (data, split)
-    ]
-    (ours,) = (report for report in reports if not _is_baseline(report))
-    rest = (report for report in reports if _is_baseline(report))
-    return ours, max(rest, key=lambda report: report["metrics"]["mIoU"])
+        for report in reports
+        if not _is_baseline(report) and (report["data"], report["split"]) == (data, split)
+    )
+    return ours, _best_baseline(reports, ours)
 
 
 def model_name(report: Mapping[str, Any]) -> str:
     """A report's model, baselines in words."""
-    return str(report["model"]).removeprefix("baseline:").replace("-", " ")
+    name = str(report["model"])
+    return name.removeprefix("baseline:").replace("-", " ") if _is_baseline(report) else name
 
 
 def main_scores(numbers: Numbers, protocol: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg.cli import ui
-from refseg.cli.options import Device, Json
+from refseg.cli.options import Device, Json, check_writable
 from refseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,12 +49,13 @@ def describe(
         ),
     ] = 5,
     keep: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="How many expressions to print, at most; with --beams 1 there is only one.",
+            help="How many expressions to print, at most; no more than --beams. "
+            "[default: 3, or --beams]",
             metavar="N",
         ),
-    ] = 3,
+    ] = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -83,13 +84,18 @@ def describe(
     false below 0.5.
     """
     with ui.results_only(json):
-        answer = _ask(image, _one_of(mask, box), model, (beams, keep, verify), device)
-        written = None if out is None else _write(out, image, answer)
+        picture = None if out is None else out / f"{image.stem}.described.png"
+        if picture is not None:
+            check_writable("--out", picture)
+        search = (beams, keep, verify)
+        answer = _ask(image, _one_of(mask, box), model, search, device)
+        if picture is not None:
+            _write(picture, answer)
     if not answer.matched:
         ui.warn(
             f"the model's proposal that comes nearest to the region has an IoU of {answer.iou:.2f} "
             "with it: the expressions may mean something else"
-            + ("" if written else "; --out DIR draws both")
+            + ("" if picture else "; --out DIR draws both")
         )
     if json:
         ui.emit_json(answer.to_json())
@@ -97,8 +103,8 @@ def describe(
     ui.show(_table(answer, verify))
     if not answer.described.expressions:
         ui.say("the model found no words for it")
-    if written is not None:
-        ui.say(str(written))
+    if picture is not None:
+        ui.say(str(picture))
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,7 @@ def _one_of(mask: Path | None, box: str | None) -> Path | Box:
 
 
 def _ask(
-    image: Path, where: Path | Box, model: str, search: tuple[int, int, bool], device: str
+    image: Path, where: Path | Box, model: str, search: tuple[int, int | None, bool], device: str
 ) -> Answer:
     # The cheap checks come first: nobody should wait for a model to learn of a typing slip.
     from refseg.ops.images import load_image
@@ -194,15 +200,13 @@ def _ask(
     return Answer(pixels, region, described, proposal)
 
 
-def _write(folder: Path, image: Path, answer: Answer) -> Path:
+def _write(path: Path, answer: Answer) -> None:
     from refseg import draw
     from refseg.ops.files import atomic_write_bytes
 
     texts = [one.text for one in answer.described.expressions]
     picture = draw.described(answer.pixels, answer.proposal.mask, answer.region.mask, texts)
-    path = folder / f"{image.stem}.described.png"
     atomic_write_bytes(path, draw.png(picture))
-    return path
 
 
 def _table(answer: Answer, verify: bool) -> Any:

@@ -130,7 +130,7 @@ def evaluate(
     objects", "metrics" {"accuracy", "accuracy with rivals", "chance"}, with "absent" and "rivals"
     (expressions whose target is no single object; that have another object of its category).
     --task expressions: {"task", "judge", "merged", "beams", "n" (objects), "metrics": {"CIDEr",
-    "METEOR" or "meteor_es", "Rb-Acc", "unambiguous", ...}, "notes", ...}.
+    "METEOR" or "meteor_es", "Rb-Acc", "unambiguous", "runs on", ...}, "notes", ...}.
     """
     with ui.results_only(json):
         at_least_one("--limit", limit)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from refseg.cli import ui
+from refseg.cli.options import Belongs, check_belongs
 from refseg.errors import ConfigError, UnknownName
 
 if TYPE_CHECKING:
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 
 MASKS, OBJECTS, EXPRESSIONS = TASKS = ("masks", "objects", "expressions")
 
-# Option -> the tasks that it has a meaning for; the others have it for all.
-BELONGS = {
+BELONGS: Belongs = {
     "--protocol": (MASKS,),
     "--mask-rule": (MASKS,),
     "--perturb": (MASKS, OBJECTS),
@@ -60,13 +60,8 @@ def default_task(model: Any) -> str:
 
 def check_options(task: str, given: dict[str, Any], model: Any) -> None:
     """Raise ConfigError for an option that was given and means nothing to the task."""
-    for option, value in given.items():
-        if value is not None and task not in BELONGS[option]:
-            others = [one for one in BELONGS[option] if one != MASKS or not _reads_objects(model)]
-            instead = f", or ask for --task {' or '.join(others)}" if others else ""
-            raise ConfigError(
-                f"{option} means nothing to --task {task}", remedy=f"leave it out{instead}"
-            )
+    refused = (MASKS,) if _reads_objects(model) else ()
+    check_belongs("--task", task, given, BELONGS, refused)
 
 
 def check_able(task: str, name: str, model: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,27 +10,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg.cli import ui
-from refseg.cli.options import Device, Images, Json, SplitBy, at_least_one, ready_data
-from refseg.errors import ConfigError, UnknownName
+from refseg.cli.options import (
+    Belongs,
+    Device,
+    Images,
+    Json,
+    SplitBy,
+    at_least_one,
+    check_belongs,
+    ready_data,
+)
+from refseg.errors import UnknownName
 
 if TYPE_CHECKING:
     from refseg.label import LabelResult
 
 
-# Option -> the task that it has a meaning for; the others have it for both.
-BELONGS = {
-    "--refs": "expressions",
-    "--beams": "expressions",
-    "--per-object": "expressions",
-    "--filter": "expressions",
-    "--min-area": "expressions",
-    "--seed": "expressions",
-    "--verify": "expressions",
-    "--no-images": "expressions",
+EXPRESSIONS, AREA = "expressions", "area"
+BELONGS: Belongs = {
+    "--refs": (EXPRESSIONS,),
+    "--beams": (EXPRESSIONS,),
+    "--per-object": (EXPRESSIONS,),
+    "--filter": (EXPRESSIONS,),
+    "--min-area": (EXPRESSIONS,),
+    "--seed": (EXPRESSIONS,),
+    "--verify": (EXPRESSIONS,),
+    "--no-images": (EXPRESSIONS,),
 }
-# Option -> the kind of --filter that it has a meaning for.
-OF_FILTER = {"--min-area": "area", "--seed": "random"}
-AREA = "area"
+OF_FILTER: Belongs = {"--min-area": (AREA,), "--seed": ("random:N",)}
 
 
 def label(
@@ -211,31 +218,18 @@ def label(
         _show(result)
 
 
-def check_options(task: str, kind: str, given: Mapping[str, object]) -> None:
+def check_options(task: str, kind: str, given: dict[str, Any]) -> None:
     """Raise UnknownName for a task that there is not, ConfigError for an option that was given
     (is not None) and means nothing to the task, or to the filter `kind`.
     """
     from refseg.label.options import FILTERS, TASKS
 
-    kind = kind.partition(":")[0]
-    known = kind in {name.partition(":")[0] for name in FILTERS}  # LabelOptions tells of others
     if task not in TASKS:
         raise UnknownName("task", task, TASKS)
-    for option, value in given.items():
-        if value is None:
-            continue
-        if task != BELONGS[option]:
-            raise ConfigError(
-                f"{option} means nothing to --task {task}",
-                remedy=f"leave it out, or ask for --task {BELONGS[option]}",
-            )
-        wanted = OF_FILTER.get(option)
-        if wanted is not None and known and kind != wanted:
-            example = "random:1000" if wanted == "random" else wanted
-            raise ConfigError(
-                f"{option} means nothing to --filter {kind}",
-                remedy=f"leave it out, or filter otherwise: --filter {example}",
-            )
+    check_belongs("--task", task, given, BELONGS)
+    for name in FILTERS:  # LabelOptions tells of others
+        if name.partition(":")[0] == kind.partition(":")[0]:
+            check_belongs("--filter", name, given, OF_FILTER)
 
 
 @contextmanager

@@ -13,6 +13,9 @@ from refseg.cli.options import Json
 def models(json: Json = False) -> None:
     """List the models in the package and those fetched from the hub before.
 
+    The mIoU and, of models that choose among proposals, that of always choosing the best (oracle)
+    are those of the training's own evaluation, where the model card tells them.
+
     JSON: a list of {"name", "source", "method", "data", "labels", "parameters", "bytes",
     "metrics", "evaluation": {"data", "split", "expressions", "protocol", "chosen by"}, "folder"};
     the evaluation is null where the model card does not say what its metrics were measured on.
@@ -23,7 +26,7 @@ def models(json: Json = False) -> None:
         ui.emit_json(rows)
         return
     columns = ["model", "source", "method", "learned from", "labels"]
-    made = ui.table([*columns, ">params M", ">size MB", ">mIoU %", "measured on"])
+    made = ui.table([*columns, ">params M", ">size MB", ">mIoU %", ">oracle %", "measured on"])
     ui.show(ui.rows(made, map(_cells, rows)))
     if any((row["evaluation"] or {}).get("chosen by") for row in rows):
         ui.say("chosen on it: the best checkpoint there was kept, so the score flatters the model")
@@ -98,8 +101,8 @@ def _evaluation(card: dict[str, Any]) -> dict[str, Any] | None:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     parameters = row["parameters"]
-    scores = (v for k, v in row["metrics"].items() if k.split(" (")[0] == "mIoU")
-    score = next(scores, None)
+    scores = {name.split(" (")[0]: value for name, value in row["metrics"].items()}
+    score = scores.get("mIoU")
     return (
         row["name"],
         row["source"],
@@ -109,6 +112,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{parameters / 1e6:.1f}" if parameters else "-",
         f"{row['bytes'] / 1e6:.1f}",
         ui.percent(score),
+        ui.percent(scores.get("oracle")),
         "-" if score is None else _measured_on(row["evaluation"]),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -38,6 +38,30 @@ Images = Annotated[
     Path | None,
     typer.Option(help="Folder of the images, if not in a usual place.", metavar="DIR"),
 ]
+
+
+#: Option -> the choices that it has a meaning for; options that are not named have it for all.
+Belongs = Mapping[str, tuple[str, ...]]
+
+
+def check_belongs(
+    switch: str,
+    chosen: str,
+    given: Mapping[str, object],
+    belongs: Belongs,
+    refused: Collection[str] = (),
+) -> None:
+    """Raise ConfigError for an option of `belongs` that was given (is not None) and means nothing
+    to what was `chosen` by `switch` ("--task"). refused: other choices that are not offered.
+    """
+    for option, meant in belongs.items():
+        if given.get(option) is None or chosen in meant:
+            continue
+        others = [choice for choice in meant if choice not in refused]
+        instead = f", or ask for {switch} {' or '.join(others)}" if others else ""
+        raise ConfigError(
+            f"{option} means nothing to {switch} {chosen}", remedy=f"leave it out{instead}"
+        )
 
 
 def ready_data(name: str) -> None:

@@ -103,7 +103,11 @@ def _ask(
     pixels = load_image(image)
     from refseg.predict import Predictor, load
 
-    predictor = Predictor(load(model, device))
+    loaded = load(model, device)
+    for text in texts:
+        if not loaded.tokenizer.knows(text):
+            ui.warn(f'no word of "{ui.short(text)}" is known to {model}: its mask means nothing')
+    predictor = Predictor(loaded)
     start = time.perf_counter()
     predictions = predictor.set_image(pixels).segment(texts)
     share = 1000 * (time.perf_counter() - start) / len(texts)

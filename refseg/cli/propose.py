@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg.cli import ui
-from refseg.cli.options import Device, Json, at_least_one
+from refseg.cli.options import Device, Json, at_least_one, check_writable
 from refseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,17 +64,21 @@ def propose(
     """
     _check(min_score, top, distinct)
     with ui.results_only(json):
-        rows, pixels, found = _ask(image, model, device, (min_score, top, distinct))
         folder = out or (None if json else DEFAULT_OUT)
-        written = None if folder is None else _write(folder, image, pixels, rows)
+        picture = None if folder is None else folder / f"{image.stem}.proposals.png"
+        if picture is not None:
+            check_writable("--out", picture)
+        rows, pixels, found = _ask(image, model, device, (min_score, top, distinct))
+        if picture is not None:
+            _write(picture, pixels, rows)
     if len(rows) < found:
         ui.note(f"{len(rows)} of {found} proposals; --min-score 0 without others gives all")
     if json:
         ui.emit_json([row.to_json() for row in rows])
         return
     ui.show(_table(rows))
-    if written is not None:
-        ui.say(str(written))
+    if picture is not None:
+        ui.say(str(picture))
 
 
 @dataclass(frozen=True)
@@ -136,15 +140,13 @@ def _row(proposal: Proposal) -> Row:
     return Row(proposal, rle_encode(mask), xywh, int(mask.sum()))
 
 
-def _write(folder: Path, image: Path, pixels: Any, rows: list[Row]) -> Path:
+def _write(path: Path, pixels: Any, rows: list[Row]) -> None:
     from refseg import draw
     from refseg.ops.files import atomic_write_bytes
 
     last_first = rows[::-1]  # the surest lie on top
     picture = draw.numbered(pixels, _masks(last_first), [row.proposal.number for row in last_first])
-    path = folder / f"{image.stem}.proposals.png"
     atomic_write_bytes(path, draw.png(picture))
-    return path
 
 
 def _masks(rows: list[Row]) -> Iterator[Any]:

@@ -76,6 +76,10 @@ class WordTokenizer:
         ids = encoded.words[0][encoded.mask[0]]
         return [self.tokenizer.id_to_token(int(i)) or "[UNK]" for i in ids]
 
+    def knows(self, text: str) -> bool:
+        """Whether any word of the text is known, or a piece of one."""
+        return not {*self.pieces(text)} <= {*SPECIALS}
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of word pieces, special tokens left out: "##" joins a piece to the one before,
         a hyphen between letters both sides ("t-shirt"), an apostrophe the word before and an

@@ -20,9 +20,10 @@ def choose(
     """Annotation rows to write about, and of all the others how many were left out, by reason.
 
     Reasons: "in pictures of testA, val" (splits that are not asked for), "in excluded images",
-    "crowd", "described already", "neither mask nor box", "under 1024 px", "not drawn"; the first
-    two only where there are such. areas: False leaves the filter area out, which decodes every
-    mask. Raises DataError when no object is left, and when there are fewer than are to be drawn.
+    "over the limit", "crowd", "described already", "neither mask nor box", "under 1024 px", "not
+    drawn"; the first three only where there are such. areas: False leaves the filter area out,
+    which decodes every mask. Raises DataError when no object is left, and when there are fewer than
+    are to be drawn.
     """
     records = pool.source.records
     if records.count("annotations") == 0:
@@ -47,7 +48,7 @@ def choose(
     else:
         drop("neither mask nor box", _nowhere(pool.source, rows))
     if (count := options.random_count) is not None:
-        drop("not drawn", _not_drawn(pool.source, rows, count, options.seed))
+        drop("not drawn", _not_drawn(pool.source, rows, count, options.seed, len(pictures)))
     if not len(rows):
         told = ", ".join(f"{why} {count:,}" for why, count in left_out.items() if count)
         raise DataError(
@@ -72,7 +73,10 @@ def _pictures(pool: Pool, options: LabelOptions) -> tuple[NDArray[np.intp], dict
     if excluded.any():
         left_out["in excluded images"] = int(objects[excluded].sum())
     rows = np.flatnonzero(keep & ~excluded)
-    return rows[np.argsort(ids[rows], kind="stable")][: options.limit], left_out
+    rows = rows[np.argsort(ids[rows], kind="stable")]
+    if options.limit is not None and (over := int(objects[rows[options.limit :]].sum())):
+        left_out["over the limit"] = over
+    return rows[: options.limit], left_out
 
 
 def _area(source: PictureSource, ann_row: int) -> float:
@@ -89,13 +93,14 @@ def _nowhere(source: PictureSource, rows: NDArray[np.intp]) -> NDArray[np.bool_]
 
 
 def _not_drawn(
-    source: PictureSource, rows: NDArray[np.intp], count: int, seed: int
+    source: PictureSource, rows: NDArray[np.intp], count: int, seed: int, pictures: int
 ) -> NDArray[np.bool_]:
     if count > len(rows):
         raise DataError(
             f"random:{count} is to draw {count:,} objects, but {source.records.meta.dataset} has "
-            f"only {len(rows):,} that nobody described",
-            remedy="draw fewer, give a larger pool, or keep all: the filter none",
+            f"only {len(rows):,} that nobody described in the {pictures:,} pictures asked for",
+            remedy="draw fewer, ask for more pictures (--split, --limit), or keep all: the filter "
+            "none",
         )
     ids = source.records.column("annotations", "ann_id")[rows].tolist()
     order = sorted(range(len(rows)), key=lambda place: _lot(seed, ids[place]))

@@ -21,6 +21,7 @@ _WORD = re.compile(
     r"n't(?![^\W_])|'(?:s|m|d|re|ve|ll)(?![^\W_])"
     r"|[^\W_]+(?:[-/_.][^\W_]+|(?<=\d)[,:](?=\d)[^\W_]+)*"
 )
+_LOOP = re.compile(r"([^\W\d_]+?)\1{2,}")  # the shortest piece of letters, three times or more
 
 
 def tokenise(text: str) -> list[str]:
@@ -34,6 +35,35 @@ def tokenise(text: str) -> list[str]:
     if lowered.replace(" ", "").isalnum():
         return lowered.split()
     return _WORD.findall(_CLITIC.sub(r" \1", lowered.translate(_CURLY)))
+
+
+def unrolled(text: str) -> list[str]:
+    """The words of a text, a piece apart that a word repeats three times or more.
+
+    Generators of word pieces can loop inside a word, which is then one word of any length:
+    "sitowingowingowing" -> sit owing owing owing. Digits are left as they are ("1000").
+    """
+    return [piece for word in tokenise(text) for piece in _LOOP.sub(_apart, word).split()]
+
+
+def _apart(loop: re.Match[str]) -> str:
+    """The pieces of a loop, with spaces around."""
+    return f" {loop[1]}" * (len(loop[0]) // len(loop[1])) + " "
+
+
+def repeats(words: Sequence[str]) -> bool:
+    """Whether a word, or some words, come at least three times in a row.
+
+    Of `unrolled` words this finds loops inside a word as well: "its its its", "on it on it on it"
+    and "sitowingowingowing" do, "polka dot dot" does not.
+    """
+    for size in range(1, len(words) // 3 + 1):
+        same = 0  # words in a row that stood `size` places earlier, too
+        for word, earlier in zip(words[size:], words, strict=False):
+            same = same + 1 if word == earlier else 0
+            if same == 2 * size:
+                return True
+    return False
 
 
 def tokenise_all(texts: Sequence[str]) -> tuple[list[str], list[int]]:

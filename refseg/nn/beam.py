@@ -97,8 +97,23 @@ class Found:
     @property
     def mask(self) -> Tensor:
         """[E, Q, L] bool, True on real ids."""
-        places = torch.arange(self.words.shape[-1], device=self.words.device)
-        return places < self.lengths[..., None]
+        return _mask(self.lengths, self.words.shape[-1])
+
+
+def unlike(found: Found, others: Found) -> Found:
+    """`found` without the sentences that `others` has of the same item: their lengths are 0."""
+    places = max(found.words.shape[-1], others.words.shape[-1])
+    mine, theirs = (
+        F.pad(one.words * one.mask, (0, places - one.words.shape[-1])) for one in (found, others)
+    )
+    same = (mine[:, :, None] == theirs[:, None]).all(dim=-1)  # [E, Q, Q of others]
+    known = (same & (found.lengths[:, :, None] == others.lengths[:, None])).any(dim=-1)
+    lengths = found.lengths.masked_fill(known, 0)
+    return Found(found.words, lengths, found.log_p.masked_fill(known, NEVER))
+
+
+def _mask(lengths: Tensor, places: int) -> Tensor:
+    return torch.arange(places, device=lengths.device) < lengths[..., None]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from refseg.data.transforms import AugmentConfig, PreprocessConfig
 from refseg.errors import ConfigError, LabelsError
 from refseg.method import MethodConfig
 from refseg.methods import method_types
-from refseg.methods.mutual.config import PolicyConfig
+from refseg.methods.mutual.config import MutualConfig, PolicyConfig
 from refseg.train.config import TrainConfig
 from refseg.types import Labels
 
@@ -179,6 +179,16 @@ class Recipe(Part):
                 f"recipe {self.name} would choose its checkpoint by {self.select} with the label "
                 f'"{METRIC_LABELS[self.select]}", but only {granted} is granted',
                 remedy="set select=null (the last weights are kept) or grant the label",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_scored(self) -> Self:
+        if isinstance(self.method, MutualConfig) and not self.method.select and self.data.evaluate:
+            raise ConfigError(
+                f"recipe {self.name}: data.evaluate={self.data.evaluate} asks for masks, and a "
+                "model with method.select=false finds none",
+                remedy="set data.evaluate=null",
             )
         return self
 

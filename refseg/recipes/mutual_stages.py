@@ -68,7 +68,7 @@ def _check_pool(recipe: Recipe) -> None:
             remedy="set pseudo.source, or data.images for the data set's own pictures",
         )
     open_records(recipe.data.name, split_by=recipe.data.split_by)
-    task = ExpressionTask(_label_options(recipe, config, Path("model"), Path("data")))
+    task = ExpressionTask(label_options(recipe, config, Path("model"), Path("data")))
     try:
         _ = task.source
     except (DataError, UnknownName) as error:
@@ -82,18 +82,15 @@ def _check_pool(recipe: Recipe) -> None:
     task.check()
 
 
-def disambiguate_stage(job: Job) -> Stage:
-    """Step 2 from the model of the stage "train"."""
-    name = "disambiguate"
-    config = _disambiguation(job.recipe, name)
-    return step_2(name, job, config, job.run_dir / "train" / "model")
+def disambiguate_stage(job: Job, name: str = "disambiguate") -> Stage:
+    """Step 2 from the model of the stage that `name` goes on from: "train", "retrain"."""
+    (before,) = _AFTER[name]
+    return step_2(name, job, _disambiguation(job.recipe, name), job.run_dir / before / "model")
 
 
 def disambiguate_again_stage(job: Job) -> Stage:
-    """Step 2 from the model of the stage "retrain"."""
-    name = "disambiguate_again"
-    config = _disambiguation(job.recipe, name)
-    return step_2(name, job, config, job.run_dir / "retrain" / "model")
+    """Step 2 once more, of what step 3 retrained."""
+    return disambiguate_stage(job, "disambiguate_again")
 
 
 def label_stage(job: Job) -> Stage:
@@ -110,7 +107,7 @@ def label_stage(job: Job) -> Stage:
     def run(folder: Path) -> list[Path]:
         data = folder / "data"
         if job.main:
-            options = _label_options(recipe, config, source, data)
+            options = label_options(recipe, config, source, data)
             progress = Counting(job.progress, "writing expressions, image by image")
             try:
                 label(options, workers=1, progress=progress)
@@ -161,7 +158,8 @@ def _disambiguation(recipe: Recipe, stage: str) -> DisambiguationConfig:
     return recipe.disambiguation
 
 
-def _label_options(recipe: Recipe, config: PseudoConfig, model: Path, out: Path) -> LabelOptions:
+def label_options(recipe: Recipe, config: PseudoConfig, model: Path, out: Path) -> LabelOptions:
+    """What `config` asks to be written by `model` into `out`, for the recipe's training."""
     data, own = recipe.data, config.source is None
     images = data.images if own else config.images
     return LabelOptions(

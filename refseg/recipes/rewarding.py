@@ -35,6 +35,9 @@ from refseg.train.progress import Counting
 from refseg.train.results import FitResult
 from refseg.types import Labels
 
+#: Read by CIDEr after a whole sentence; nobody writes it.
+END = " endofsentence"
+
 
 def step_2(name: str, job: Job, config: DisambiguationConfig, before: Path) -> Stage:
     """The stage `name`: the generator of `config.start`, or of the model in `before`, by rewards.
@@ -68,26 +71,30 @@ def _ready(job: Job, config: DisambiguationConfig, data: ReferDataset, start: Pa
     recipe = job.recipe
     model = models.load(start)
     rows = subset(len(data), recipe.data.limit, recipe.train.seed)
-    texts = _texts(model, data, rows, config.merge)
+    texts = _texts(model, data, rows, config)
     Disambiguation(model.method, config.policy, texts)  # refuses a model with one head
     return _Ready(start, model, data, rows, texts)
 
 
 def _texts(
-    model: models.Model, data: ReferDataset, rows: list[int], merge: tuple[str, ...]
+    model: models.Model, data: ReferDataset, rows: list[int], config: DisambiguationConfig
 ) -> Texts:
     """References are what people wrote about the rows' objects, all sentences of a ref; the idf is
     of these: that of a batch would be meaningless.
     """
     about = _described(data, rows)
-    references = merged_references(data, about, merge)
+    end = END if config.policy.cider_end else ""
+    references = {
+        key: [text + end for text in texts]
+        for key, texts in merged_references(data, about, config.merge).items()
+    }
     cider = CiderD(references, DocumentFrequency.fit(references))
 
     def read(texts: Iterable[str]) -> tuple[Tensor, Tensor]:
         encoded = model.tokenizer.encode(list(texts))
         return torch.from_numpy(encoded.words), torch.from_numpy(encoded.mask)
 
-    return Texts(model.tokenizer.decode, read, cider.score)
+    return Texts(model.tokenizer.decode, read, cider.score, end)
 
 
 def _described(data: ReferDataset, rows: list[int]) -> list[Referred]:
@@ -174,9 +181,12 @@ def _card(
     policy = config.policy
     kept = {key: value for key, value in model.card.items() if key not in ("command",)}
     told = {
-        "disambiguation": f"{result.steps} steps of {config.train.batch_size} images, alpha "
-        f"{policy.alpha:g}, tau {policy.tau:g}, {policy.form}, CIDEr x {policy.cider:g}, baseline "
-        f"{policy.baseline}, weights {policy.weighting}",
+        "disambiguation": f"{result.steps} steps of {config.train.batch_size} images, "
+        f"{policy.beams} beams{' and the greedy sentence' * policy.with_greedy}, alpha "
+        f"{policy.alpha:g}, tau {policy.tau:g}, {policy.form}, CIDEr x {policy.cider:g}"
+        f"{' with ends' * policy.cider_end}, baseline {policy.baseline}, weights "
+        f"{policy.weighting}{', log p by mean' * (policy.log_p == 'mean')}"
+        + "".join(f", merged with {Path(name).name}" for name in config.merge),
     }
     return {**kept, **told, **({"command": job.command} if job.command else {})}
 

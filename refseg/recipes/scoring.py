@@ -1,13 +1,14 @@
 """Scores during training: every expression of the evaluation rows once, over all processes.
 
-Beside them, for methods that choose among proposals which they predict, how well the objects that
-are meant were matched: by shape alone, as a region is that somebody asks about.
+Beside them, for methods that choose among proposals which they predict: the score of always having
+chosen the best (`refseg.metrics.oracle`), and how well the objects that are meant were matched, by
+shape alone, as a region is that somebody asks about.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -18,12 +19,13 @@ from refseg.data.collate import collate
 from refseg.data.dataset import ReferDataset
 from refseg.data.tokens import WordTokenizer
 from refseg.data.transforms import PreprocessConfig
+from refseg.describe import MATCHED
 from refseg.evaluate import target_mask
 from refseg.method import Method
-from refseg.methods.mutual.matching import FITS
 from refseg.metrics.meter import Meter
+from refseg.metrics.oracle import OracleBound
 from refseg.metrics.protocols import get_protocol
-from refseg.types import Batch
+from refseg.types import Batch, Prediction, Sample
 
 PROTOCOL = "original"
 
@@ -45,13 +47,14 @@ class Scorer:
     def __call__(self, method: nn.Module) -> dict[str, float]:
         """All metrics of the protocol `original`.
 
-        For a method with predicted proposals also "matching recall", the share of the objects that
-        are meant whose proposal has an IoU of `FITS` or more, and "unmatched", the share that no
-        proposal stands for (on the grid of the proposals' masks). An object that several
-        expressions mean counts once.
+        For a method with predicted proposals also "oracle" and "oracle Pr@0.5", those of
+        `refseg.evaluate`; "matching recall", the share of the objects that are meant whose proposal
+        has an IoU of `MATCHED` or more, and "unmatched", the share that no proposal stands for (on
+        the grid of the proposals' masks). An object that several expressions mean counts once in
+        these two.
         """
         rank, world = _place()
-        meter, matched = Meter(get_protocol(PROTOCOL)), Matched()
+        counts = Counts()
         shown = _with_objects(self.dataset) if _matches(method) else self.dataset
         batches = self._batches()
         # Every process takes the same number of batches: a sharded method's forward is a
@@ -59,13 +62,8 @@ class Scorer:
         for start in range(0, len(batches), world):
             mine = start + rank
             rows, count = batches[mine % len(batches)], mine < len(batches)
-            self._update(meter, matched, method, shown, rows, count=count)
-        if world > 1:
-            meter = _merged(meter)
-            matched = Matched({k: v for part in _gathered(matched.iou) for k, v in part.items()})
-        if len(meter) != len(self.rows):
-            raise AssertionError(f"{len(meter)} expressions counted of {len(self.rows)}")
-        return {**meter.result(), **matched.result()}
+            self._update(counts, method, shown, rows, count=count)
+        return together(_gathered(counts.told()), len(self.rows))
 
     def _batches(self) -> list[list[int]]:
         wanted = set(self.rows)
@@ -75,8 +73,7 @@ class Scorer:
 
     def _update(
         self,
-        meter: Meter,
-        matched: Matched,
+        counts: Counts,
         method: nn.Module,
         shown: ReferDataset,
         rows: list[int],
@@ -92,10 +89,48 @@ class Scorer:
         if not count:
             return
         for sample, prediction in zip(samples, predictions, strict=True):
-            target = target_mask(sample)
-            meter.update(sample.key, prediction, target, sample.box_xyxy, sample.parts)
+            counts.add(sample, prediction)
         if shown is not self.dataset:
-            matched.add(method, outputs, batch)
+            counts.matched.add(method, outputs, batch)
+
+
+@dataclass
+class Counts:
+    """What one process has counted. bounded: expressions that `bound` is about."""
+
+    meter: Meter = field(default_factory=lambda: Meter(get_protocol(PROTOCOL)))
+    bound: OracleBound = field(default_factory=OracleBound)
+    bounded: int = 0
+    matched: Matched = field(default_factory=lambda: Matched())
+
+    def add(self, sample: Sample, prediction: Prediction) -> None:
+        """Count one expression."""
+        target = target_mask(sample)
+        self.meter.update(sample.key, prediction, target, sample.box_xyxy, sample.parts)
+        self.bound.add(prediction, target)
+        self.bounded += prediction.candidates is not None and target is not None
+
+    def told(self) -> dict[str, Any]:
+        """What `together` takes, in values that pickle carries."""
+        bound = (self.bounded, self.bound.result())
+        return {"meter": self.meter.state(), "bound": bound, "iou": self.matched.iou}
+
+
+def together(parts: Sequence[Mapping[str, Any]], rows: int) -> dict[str, float]:
+    """All metrics of `rows` expressions, each counted by one of the processes or more."""
+    meter, iou = Meter(get_protocol(PROTOCOL)), {}
+    for part in parts:
+        meter.merge(part["meter"])
+        iou.update(part["iou"])
+    if len(meter) != rows:
+        raise AssertionError(f"{len(meter)} expressions counted of {rows}")
+    bounds = [part["bound"] for part in parts if part["bound"][0]]
+    count = sum(one for one, _ in bounds)
+    bound = {
+        name: math.fsum(one * scores[name] for one, scores in bounds) / count
+        for name in (bounds[0][1] if bounds else ())
+    }
+    return {**meter.result(), **bound, **Matched(iou).result()}
 
 
 @dataclass(frozen=True)
@@ -111,8 +146,8 @@ class Matched:
         assert batch.targets is not None
         meant = batch.targets >= 0
         place = batch.image_of[meant], batch.targets[meant]
-        fits = matching.iou.masked_fill(matching.proposal < 0, math.nan)[place]
-        self.iou.update(zip(batch.objects.ann_ids[place].tolist(), fits.tolist(), strict=True))
+        fits = matching.iou[place].tolist()
+        self.iou.update(zip(batch.objects.ann_ids[place].tolist(), fits, strict=True))
 
     def result(self) -> dict[str, float]:
         """ "matching recall", "unmatched"; empty if nothing was counted."""
@@ -120,7 +155,7 @@ class Matched:
         if not values:
             return {}
         found = {
-            "matching recall": sum(value >= FITS for value in values),
+            "matching recall": sum(value >= MATCHED for value in values),
             "unmatched": sum(map(math.isnan, values)),
         }
         return {name: count / len(values) for name, count in found.items()}
@@ -144,15 +179,11 @@ def _place() -> tuple[int, int]:
     return 0, 1
 
 
-def _merged(meter: Meter) -> Meter:
-    whole = Meter(get_protocol(PROTOCOL))
-    for state in _gathered(meter.state()):
-        whole.merge(state)
-    return whole
-
-
-def _gathered(mine: Mapping[Any, Any]) -> list[dict[Any, Any]]:
+def _gathered(mine: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What each process has. A collective."""
-    everyone: list[Any] = [None] * dist.get_world_size()
+    _, world = _place()
+    if world == 1:
+        return [mine]
+    everyone: list[Any] = [None] * world
     dist.all_gather_object(everyone, mine)
     return everyone

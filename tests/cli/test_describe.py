@@ -184,6 +184,7 @@ def test_the_table_and_its_picture(
         (("--box", TOLD, "--beams", "0"), "beams 0 is out of range"),
         (("--box", TOLD, "--beams", "101"), "beams 101"),
         (("--box", TOLD, "--keep", "0"), "keep 0 is out of range"),
+        (("--box", TOLD, "--beams", "2", "--keep", "3"), "search more (--beams 3)"),
         (("--box", TOLD, "--model", "mutual-scene"), 'unknown model "mutual-scene"'),
         (("--box", TOLD, "--out", "taken"), "taken"),
     ],
@@ -200,6 +201,31 @@ def test_bad_input_is_refused(
     before = files_below(sandbox)
     refused(run("describe", photo, "--model", folder, *options), told, "->")
     assert files_below(sandbox) == before
+
+
+def test_a_picture_that_cannot_be_written_is_told_before_the_model_is_loaded(
+    run: Run, photo: Path, folder: Path, sandbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sandbox / "taken").write_text("a file")
+
+    def refuse(*given: Any) -> Any:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr("refseg.predict.load", refuse)
+    for command in (("describe", "--box", TOLD), ("propose",)):
+        words = (command[0], photo, *command[1:], "--model", folder)
+        refused(run(*words, "--out", "taken"), "--out taken/photo.", "cannot be written", "->")
+        with pytest.raises(AssertionError, match="loaded"):
+            run(*words, "--out", "free")
+    assert files_below(sandbox) == ["taken"]
+
+
+@pytest.mark.parametrize("beams", [1, 2, 3, 5])
+def test_as_many_as_were_searched_for_three_at_most(
+    run: Run, photo: Path, folder: Path, beams: int
+) -> None:
+    result = run("describe", photo, "--box", TOLD, "--model", folder, "--beams", beams, "--json")
+    assert len(json.loads(result.stdout)["expressions"]) == min(beams, 3)
 
 
 def test_models_that_cannot_do_it_are_refused(
@@ -328,6 +354,20 @@ def test_bad_questions(model: Segmenter, photo: Path) -> None:
         Predictor(model).describe(BOX)
     with pytest.raises(ConfigError, match="beams 0"):
         model.describe(photo, BOX, beams=0)
+    for wrong in (2.5, "two", None):
+        with pytest.raises(ConfigError, match=f"beams {wrong!r} is no whole number"):
+            model.describe(photo, BOX, beams=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"keep 1\.0 is no whole number"):
+        model.describe(photo, BOX, keep=1.0)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="keep is 9, but only 2 beams") as caught:
+        model.describe(photo, BOX, beams=2, keep=9)
+    assert caught.value.remedy == "search more (--beams 9) or keep fewer (--keep)"
+    assert (
+        Predictor(model)
+        .set_image(photo)
+        .describe_region(BOX, beams=np.int64(2), keep=2)
+        .expressions
+    )
     with pytest.raises(ConfigError, match="cannot write"):
         segmenter(generate=False).describe(photo, BOX)
 

@@ -53,6 +53,13 @@ def test_json_with_out_writes_too(run: Run, photo: Path, sandbox: Path) -> None:
     assert "x/y/photo.overlay.png" in files_below(sandbox)
 
 
+def test_an_expression_of_unknown_words_is_answered_with_a_warning(run: Run, photo: Path) -> None:
+    result = run("predict", photo, "红色的球", "红色 disc", "disc", "--json")
+    assert len(json.loads(result.stdout)) == 3
+    assert result.stderr.count("no word of") == 1
+    assert "红色的球" in result.stderr
+
+
 def test_threshold_moves_the_mask(run: Run, photo: Path) -> None:
     areas = []
     for threshold in ("0", "0.5", "0.999"):

@@ -11,6 +11,7 @@ import pytest
 from refseg import evaluate_text
 from refseg.data.scenes.oracle import UnparsableExpression, referents
 from refseg.data.scenes.serial import read_scenes
+from refseg.data.tokens import SPECIALS, wordpiece
 from refseg.errors import DataError, NoProposal
 from refseg.evaluate_text import HUMAN, OWN, evaluate_expressions
 from refseg.meaning import MEANINGS, meaning
@@ -150,6 +151,7 @@ def test_limit_counts_objects(three: Path, limit: int, kept: list[int]) -> None:
     assert report.samples["ann_id"] == kept
     assert sum(steps) == len(kept)
     assert any("single object is 0" in note for note in report.notes) == (limit == 1)
+    assert sum("idf" in note and "whole split" in note for note in report.notes) == (limit < 3)
 
 
 def test_pictures_are_bounded_and_chunks_change_nothing() -> None:
@@ -163,6 +165,29 @@ def test_pictures_are_bounded_and_chunks_change_nothing() -> None:
     assert whole.samples == again.samples
     assert (writer.pictures, set(pieces.pictures)) == ([2], {1})
     assert (writer.beams, pieces.beams) == ({3}, {1})
+
+
+# -- Words -----------------------------------------------------------------------------------------
+
+
+def test_loops_run_on_and_count_as_the_words_they_repeat(three: Path) -> None:
+    said = {1: "sitowingowingowing", 2: "polka dot dot", 3: "its its its"}
+    report = evaluate_expressions(Fake(said.get), opened(three))
+    assert report.samples["runs on"] == [True, False, True]
+    assert report.metrics["runs on"] == pytest.approx(2 / 3)
+    assert report.intervals["runs on"][0] <= 2 / 3 <= report.intervals["runs on"][1]
+    assert report.metrics["words"] == (4 + 3 + 3) / 3
+    assert report.metrics["distinct"] == 1
+
+
+def test_a_sentence_as_long_as_can_be_runs_on(three: Path) -> None:
+    """The limit is in word pieces, [CLS] and [SEP] included, and known of the method alone."""
+    vocabulary = [*SPECIALS, "red", "ball", "##s", "in", "front", "of"]
+    said = {1: "red balls in front of", 2: "red ball in front of", 3: ""}  # 6, 5 and no pieces
+    for longest, told in ((8, [True, False, False]), (7, [True, True, False]), (9, [False] * 3)):
+        writer = Fake(said.get, method=heads(word_limits={"generator.max_words": longest}))
+        writer.tokenizer = wordpiece(vocabulary, max_words=7)
+        assert evaluate_expressions(writer, opened(three)).samples["runs on"] == told
 
 
 # -- Referring back -------------------------------------------------------------------------------

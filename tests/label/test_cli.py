@@ -148,7 +148,10 @@ def test_options_of_another_filter(run: Run, author: Path, option: str, kind: st
     words = ("--with", author, "--data", "scenes", "--task", "expressions", option, 1, *OUT)
     filtered = () if kind is None else ("--filter", kind)
     name = (kind or "area").partition(":")[0]
-    refused(run("label", *words, *filtered), f"{option} means nothing to --filter {name}")
+    told = run("label", *words, *filtered)
+    refused(told, f"{option} means nothing to --filter {name}")
+    other = {"--min-area": "area", "--seed": "random:N"}[option]
+    refused(told, f"leave it out, or ask for --filter {other}")
     refused(run("label", *words, "--filter", "aera"), 'unknown filter "aera"')
     assert files_below(Path()) == []
 

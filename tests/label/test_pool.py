@@ -126,6 +126,24 @@ def test_the_manifest_tells_how_much_was_left_out(
     assert not judged & {image["id"] for image in written}
 
 
+@pytest.mark.usefixtures("writer")
+@pytest.mark.parametrize("limit", [1, 5, None])
+def test_pictures_over_the_limit_are_left_out_for_a_reason(
+    teacher: Path, coco: Coco, world_objects: Content, limit: int | None
+) -> None:
+    """All objects are asked about or in one reason; the manifest is what `choose` counted."""
+    result = label(options(teacher, coco(), limit=limit), workers=1)
+    things = [thing["image_id"] for thing in world_objects["annotations"]]
+    assert result.asked + sum(result.left_out.values()) == len(things)
+    images, _ = told_by(open_records("scenes"))
+    judged = set().union(*(images[name] for name in EVALUATION))
+    wanted = sorted({image["id"] for image in world_objects["images"]} - judged)
+    over = sum(things.count(image_id) for image_id in wanted[limit:]) if limit else 0
+    assert (over > 0) == (limit is not None)
+    assert result.left_out.get("over the limit", 0) == over
+    assert ("over the limit" in result.left_out) == (limit is not None)
+
+
 def test_another_data_set_of_expressions_is_another_job(teacher: Path, coco: Coco) -> None:
     path = coco()
     hashes = {
@@ -213,6 +231,11 @@ def test_more_objects_than_there_are_cannot_be_drawn(teacher: Path, coco: Coco) 
         with pytest.raises(DataError, match=f"has only {all_of_them} that nobody") as caught:
             call()
         assert "draw fewer" in caught.value.remedy
+    few = options(teacher, path, filter=f"random:{all_of_them}", limit=2)
+    known = len(asked(options(teacher, path, limit=2)))
+    with pytest.raises(DataError, match=f"only {known} .* in the 2 pictures asked for") as caught:
+        ExpressionTask(few).plan()
+    assert "--limit" in caught.value.remedy
 
 
 def test_a_look_decodes_no_mask(teacher: Path, coco: Coco, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from refseg.metrics.captions import (
     tokenise,
 )
 from refseg.metrics.captions import meteor as meteor_jar
-from refseg.metrics.words import tokenise_all
+from refseg.metrics.words import repeats, tokenise_all, unrolled
 from tests.metrics.examples import HYPOTHESES, REFERENCES, collected
 
 CIDER = {1: 3.082112, 2: 1.796232, 3: 1.342837}
@@ -369,3 +369,42 @@ def test_empty_sentences_score_nothing():
     scores = CiderD(references).scores(hypotheses)
     assert scores[1] == scores[2] == scores[4] == 0 < scores[3]
     assert meteor_es(hypotheses, references).each[4] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "loops"),
+    [
+        ("sitowingowingowing", "sit owing owing owing", True),
+        ("man sitowingowingowinged", "man sit owing owing owing ed", True),
+        ("airddd shirt", "air d d d shirt", True),
+        ("zebras its its its", "zebras its its its", True),
+        ("on it on it is on it on it is on it on it is", None, True),
+        ("man on it on it on it", None, True),
+        ("polka dot dot", "polka dot dot", False),
+        ("the left left one", "the left left one", False),
+        ("banana assess", "banana assess", False),  # pieces twice
+        ("on it on it on the", None, False),
+        ("1000 t-shirt", "1000 t-shirt", False),
+        ("its cup its bag its", None, False),
+        ("", "", False),
+    ],
+)
+def test_loops_of_words_and_within_words_are_told(text, words, loops):
+    assert unrolled(text) == (text if words is None else words).split()
+    assert repeats(unrolled(text)) == loops
+
+
+def test_repeats_equal_every_slice_compared():
+    rng = np.random.default_rng(0)
+    found = 0
+    for _ in range(2000):
+        words = rng.choice(list("abc"), size=rng.integers(0, 13)).tolist()
+        twin = any(
+            words[at : at + size] == words[at + size : at + 2 * size]
+            == words[at + 2 * size : at + 3 * size]
+            for size in range(1, len(words) // 3 + 1)
+            for at in range(len(words) - 3 * size + 1)
+        )  # fmt: skip
+        assert repeats(words) == twin, words
+        found += twin
+    assert 100 < found < 1900

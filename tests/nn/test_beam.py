@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from refseg.nn.beam import Found, Rules, _best, beam_search
+from refseg.nn.beam import Found, Rules, _best, beam_search, unlike
 
 END = 0
 START = 99
@@ -251,6 +251,25 @@ def test_more_beams_find_better_sentences() -> None:
     best = {b: search(tables, beams=b, max_steps=5).log_p[:, 0] for b in (1, 2, 27)}
     assert (best[27] >= best[2] - 1e-12).all()
     assert best[1].mean() < best[2].mean() < best[27].mean()
+
+
+def test_unlike_leaves_out_what_the_others_have() -> None:
+    """Words alone tell whether two are the same, not what fills the rest up."""
+    beams = Found(
+        torch.tensor([[[5, 1, 9], [5, 6, 1]], [[7, 1, 9], [9, 9, 9]]]),
+        torch.tensor([[2, 3], [2, 0]]),
+        torch.tensor([[-1.0, -2.0], [-1.0, -torch.inf]]),
+    )
+    greedy = Found(
+        torch.tensor([[[5, 1, 8, 8]], [[7, 7, 7, 1]]]),
+        torch.tensor([[2], [4]]),
+        torch.tensor([[-1.0], [-3.0]]),
+    )
+    found = unlike(greedy, beams)
+    assert found.lengths.tolist() == [[0], [4]]
+    assert found.log_p.tolist() == [[-torch.inf], [-3]]
+    assert [sentences(found, item) for item in (0, 1)] == [[], [(7, 7, 7, 1)]]
+    assert unlike(beams, greedy).lengths.tolist() == [[0, 3], [2, 0]]
 
 
 def test_the_shortest_sentence_has_a_word() -> None:

@@ -128,7 +128,7 @@ def test_every_stage_says_what_it_saw(recipe: Recipe, whole: Path) -> None:
     assert told["labels seen here"] == "text+box+mask+category"
     card = models.load(whole / "disambiguate" / "model").card
     assert card["labels used"] == "text+mask+category"
-    assert card["disambiguation"].startswith("2 steps of 2 images, alpha 4, tau 2.5, softmax")
+    assert card["disambiguation"].startswith("2 steps of 2 images, 2 beams and the greedy")
 
 
 def test_written_expressions_are_about_what_nobody_described(recipe: Recipe, whole: Path) -> None:

@@ -169,3 +169,11 @@ def test_unknown_recipe() -> None:
     with pytest.raises(UnknownName, match="vega_scene") as caught:
         get_recipe("vega_scene")
     assert 'did you mean "vega_scenes"' in caught.value.remedy
+
+
+def test_a_model_that_only_writes_is_not_scored_on_masks() -> None:
+    recipe = get_recipe("mutual_scenes")
+    writes = ["method.select=false", "weights.text=null"]
+    with pytest.raises(ConfigError, match="finds none"):
+        apply_overrides(recipe, writes)
+    assert apply_overrides(recipe, [*writes, "data.evaluate=null"]).data.evaluate is None

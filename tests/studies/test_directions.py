@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from refseg.metrics.meter import bootstrap_interval
 from studies import boxes_scores, directions, kept, mutual_tables, published
 from studies.directions import REVERSED, SHOWS, UNCLEAR, Direction, judged, verdict
-from studies.mutual_boxes import BEFORE, EQUAL, MAIN, REWARDS
+from studies.mutual_boxes import BEFORE, MAIN, PRINTED, REWARDS
 
 
 def report(hits: list[bool], texts: list[str] | None = None) -> dict[str, Any]:
@@ -72,6 +73,24 @@ def test_a_corpus_that_goes_the_other_way_leaves_it_open() -> None:
     assert (row["verdict"], row["corpus difference"]) == (UNCLEAR, pytest.approx(-0.1))
 
 
+def test_each_search_has_its_own_verdicts() -> None:
+    claim = boxes_scores.DIRECTIONS[0]
+    better, worse = report([True] * 40), report([False] * 40)
+    (shows,) = judged([claim], {claim.of: better, claim.over: worse})
+    (reverse,) = judged([claim], {claim.of: worse, claim.over: better})
+    rows = [{"beams": 1, **shows}, {"beams": 3, **reverse}]
+    numbers = {"beams": [1, 3], "sets": {"refcoco": {"directions": {"testA": rows}}}}
+    greedy, beams = mutual_tables.directions(numbers).split("**3 beams**")
+    assert "**greedy**" in greedy
+    assert (SHOWS in greedy, REVERSED in greedy) == (True, False)
+    assert (SHOWS in beams, REVERSED in beams) == (False, True)
+    told = mutual_tables.verdicts(numbers)
+    assert "greedy, of 1 (claims times splits): 1 shows" in told
+    assert "3 beams, of 1 (claims times splits): 1 the other way round" in told
+    older = {"beams": [3, 1], "sets": {"refcoco": {"directions": {"testA": [shows]}}}}
+    assert mutual_tables.verdicts(older).startswith("3 beams, of 1")
+
+
 def test_other_objects_are_not_compared() -> None:
     claim = Direction("", "a", "b", directions.RB_ACC, "+")
     with pytest.raises(ValueError, match="other objects"):
@@ -80,7 +99,7 @@ def test_other_objects_are_not_compared() -> None:
 
 def test_every_direction_has_its_numbers_in_the_paper_and_they_agree() -> None:
     place = {directions.METEOR: 0, directions.CIDER: 1, directions.RB_ACC: 2}
-    assert set(published.REWARDS) == {BEFORE, *REWARDS} - {EQUAL}
+    assert set(published.REWARDS) == {BEFORE, *REWARDS} - {PRINTED}
     for one in boxes_scores.DIRECTIONS:
         of, over = (published.REWARDS[name][place[one.measure]] for name in (one.of, one.over))
         assert (of > over) == (one.sign == "+"), one.claim
@@ -126,7 +145,8 @@ def test_the_paper_s_meteor_stands_beside_meteor_alone(name: str) -> None:
     if name == "METEOR":
         told["metrics"].pop("meteor_es merged")
     found = judged([claim], {claim.of: told, claim.over: told})
-    numbers = {"sets": {"refcoco+": {"expressions": rows, "directions": {"testB": found}}}}
+    sets = {"refcoco+": {"expressions": rows, "directions": {"testB": found}}}
+    numbers = {"beams": [1], "sets": sets}
     page = "\n".join(
         (
             mutual_tables.expressions(numbers),
@@ -203,3 +223,24 @@ def test_scores_are_kept_until_what_they_depend_on_changes(tmp_path: Path) -> No
     assert kept.kept(run, "two", {"weights": "a"}, make) == {"value": [2, 2]}
     assert kept.kept(run, "one", {"weights": "b"}, make) == {"value": [3, 2]}
     assert len(made) == 3
+
+
+def test_scores_of_another_version_are_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same weights and data, when a metric has changed."""
+    run = kept.Trained("run", tmp_path / "model", tmp_path / "scores")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    data = SimpleNamespace(hash="h", name="scenes", split="val")
+    made: list[int] = []
+
+    def measured(*_: Any) -> dict[str, Any]:
+        made.append(1)
+        return {"made": len(made)}
+
+    monkeypatch.setattr(kept.reward_signal, "measure", measured)
+    monkeypatch.setattr(kept.Trained, "load", lambda self: None)
+    assert kept.of_rewards(run, data, 3) == kept.of_rewards(run, data, 3) == {"made": 1}
+    monkeypatch.setattr(kept, "SCORES_VERSION", kept.SCORES_VERSION + 1)
+    assert kept.of_rewards(run, data, 3) == {"made": 2}

@@ -125,7 +125,7 @@ def test_boxes_has_the_runs_that_it_says(boxed: Path, real: Path) -> None:
         held = {path.name: recipe_of(path) for path in folder.iterdir()}
         assert set(held) == {
             "writer-seed0", "judge-seed1", "unambiguity-cider", "unambiguity", "sigmoid",
-            "softmax-tau-1", "equal-weights",
+            "softmax-tau-1", "beams-alone",
         }  # fmt: skip
         assert all(run["data"]["exclude_images"] == [3] for run in held.values())
         assert not held["judge-seed1"]["method"]["generate"]
@@ -134,8 +134,11 @@ def test_boxes_has_the_runs_that_it_says(boxed: Path, real: Path) -> None:
         assert policies["sigmoid"]["form"] == "sigmoid"
         assert policies["softmax-tau-1"]["tau"] == 1
         assert policies["unambiguity-cider"]["tau"] == 2.5
-        weights = {run: policies[slug(run)]["weighting"] for run in mutual_boxes.REWARDS}
-        assert {run for run, one in weights.items() if one == "equal"} == {"equal weights"}
+        printed = {"weighting": "equal", "cider_end": False, "with_greedy": False}
+        as_printed = {
+            run for run in mutual_boxes.REWARDS if printed.items() <= policies[slug(run)].items()
+        }
+        assert as_printed == {"beams alone"}
         starts = {run: one["disambiguation"]["start"] for run, one in held.items()}
         assert {starts[slug(one)] for one in mutual_boxes.REWARDS} == {
             str(folder / "writer-seed0" / "model")
@@ -158,15 +161,18 @@ def test_boxes_tells_every_score_and_where_it_comes_from(boxed: Path, real: Path
         told = {(row["variant"], row["split"], row["beams"]) for row in found["expressions"]}
         assert len(told) == len(found["expressions"]) == 6 * 2 * 2
         for row in found["expressions"]:
-            assert {"CIDEr", "CIDEr merged", "Rb-Acc"} <= row["metrics"].keys()
+            assert {"CIDEr", "CIDEr merged", "Rb-Acc", "runs on"} <= row["metrics"].keys()
             assert row["merged"] == [{"refcoco": "refcoco+", "refcoco+": "refcoco"}[name]]
             assert "samples" not in row
         for split in WRITTEN:
-            assert len(found["directions"][split]) == 8
+            judged = found["directions"][split]
+            assert [row["beams"] for row in judged] == [1] * 8 + [3] * 8
+            assert [row["claim"] for row in judged[:8]] == [row["claim"] for row in judged[8:]]
             rewards = found["rewards"][split]
             assert 1 <= rewards["objects"] <= rewards["sentences"] <= 5 * LIMIT
             assert set(rewards["forms"]) == set(reward_signal.FORMS)
             assert 0 < found["people"][split]["distinct"] <= 1
+            assert found["people"][split]["runs on"] == 0
     weights = real.parent / "runs" / "refcoco" / "writer-seed0" / "model" / "model.safetensors"
     first = record["numbers"]["sets"]["refcoco"]["runs"][0]
     assert (first["sha256"], first["seed"]) == (sha256_file(weights)[:16], 0)
@@ -279,7 +285,7 @@ def test_a_model_that_only_reads_has_no_score_for_writing(ablated: Path, scenes:
 def test_scenes_has_every_split_and_every_step(ablated: Path, scenes: list[str]) -> None:
     runs = ablated.parent / "runs"
     run = runs / "written" / f"share50-{slug(PEOPLE)}-seed0-steps2"
-    words = ["scenes", *scenes, "--model", str(run / "model"), "--run", str(run), "--beams", "1"]
+    words = ["scenes", *scenes, "--model", str(run / "model"), "--run", str(run)]
     assert mutual.main([*words, "--judge", str(next(runs.glob("judge*")))]) == 0
     record = numbers_of(ablated / "mutual_scenes.json")
     found = record["numbers"]
@@ -288,7 +294,11 @@ def test_scenes_has_every_split_and_every_step(ablated: Path, scenes: list[str])
     assert all("oracle" in row["metrics"] for row in found["reports"])
     assert {(row["data"], row["split"]) for row in found["expressions"]} == splits
     assert all("unambiguous" in row["metrics"] for row in found["expressions"])
-    assert [row["step"][:6] for row in found["steps"]] == ["step 1"] * 2 + ["step 2"] * 2
+    assert [row["step"][:6] for row in found["steps"]] == ["step 1"] * 4 + ["step 2"] * 4
+    assert [row["beams"] for row in found["steps"]] == [1, 3] * 4
+    compared = {(row["data"], row["beams"], row["measure"]) for row in found["differences"]}
+    assert len(compared) == len(found["differences"]) == 2 * 2 * 4
+    assert not any("samples" in row for rows in found.values() for row in rows)
     assert record["model"]["sha256"] == sha256_file(run / "model" / "model.safetensors")[:16]
     assert not (run / "model" / "scores").exists()  # what may be bundled stays as it is
 

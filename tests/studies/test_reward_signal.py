@@ -16,7 +16,7 @@ from refseg.describe import describe
 from refseg.models import Model, build_method
 from refseg.types import Labels, Sample
 from studies import mutual_why, reward_signal
-from studies.mutual_boxes import BEFORE, EQUAL, MAIN
+from studies.mutual_boxes import BEFORE, MAIN, PRINTED
 from studies.reward_signal import FLAT, PAPERS
 from tests.methods.toy import TOYS, toy_model
 
@@ -117,6 +117,24 @@ def test_the_page_tells_what_was_measured_and_what_was_not() -> None:
     assert "times" not in mutual_why.rewards(numbers(rewards=measured))
 
 
+def test_the_page_tells_who_runs_on_by_search() -> None:
+    rows = [
+        {"variant": name, "split": "testA", "beams": beams, "metrics": {"runs on": share / beams}}
+        for name, share in ((BEFORE, 0.0), (MAIN, 0.48))
+        for beams in (1, 3)
+    ]
+    people = {"testA": {"runs on": 0.001}}
+    found = {"beams": [1, 3], "sets": {"refcoco+": {"expressions": rows, "people": people}}}
+    told = mutual_why.runs_on(found)
+    assert "| RefCOCO+ testA | greedy | 0.1 | 0.0 | 48.0 |" in told
+    assert "| RefCOCO+ testA | 3 beams | 0.1 | 0.0 | 16.0 |" in told
+    for row in rows:  # a file from before it was measured
+        row["metrics"].clear()
+    assert "| RefCOCO+ testA | greedy | - | - | - |" in mutual_why.runs_on(
+        {"beams": [1, 3], "sets": {"refcoco+": {"expressions": rows}}}
+    )
+
+
 def test_the_page_tells_what_the_width_of_the_search_and_equal_weights_change() -> None:
     rows = [
         {
@@ -125,10 +143,10 @@ def test_the_page_tells_what_the_width_of_the_search_and_equal_weights_change() 
             "beams": beams,
             "metrics": {"CIDEr": (place + beams) / 8},
         }
-        for place, name in enumerate((BEFORE, MAIN, EQUAL))
+        for place, name in enumerate((BEFORE, MAIN, PRINTED))
         for beams in (1, 3)
     ]
     told = mutual_why.searches({"beams": [1, 3], "sets": {"refcoco": {"expressions": rows}}})
     cells = "| RefCOCO testA | {} | 0.125 to {} | - | 0.375 to {} | - |"
     assert cells.format(MAIN, "0.250", "0.500") in told
-    assert cells.format(EQUAL, "0.375", "0.625") in told
+    assert cells.format(PRINTED, "0.375", "0.625") in told

@@ -182,21 +182,37 @@ def _told(model: str, data: str, split: str, protocol: str, miou: float) -> dict
 
 def test_the_summary_is_a_table_of_val_splits_beside_the_best_baseline() -> None:
     reports = [
-        _told("ours", "scenes", "val", "original", 0.5),
-        _told("ours", "scenes", "val", "lavt-480", 0.9),
-        _told("ours", "scenes", "testA", "original", 0.8),
+        _told("a-model", "scenes", "val", "original", 0.5),
+        _told("a-model", "scenes", "val", "lavt-480", 0.9),
+        _told("a-model", "scenes", "testA", "original", 0.8),
         _told("baseline:centre-disc", "scenes", "val", "original", 0.1),
         _told("baseline:largest-object", "scenes", "val", "original", 0.6),
         _told("baseline:whole-image", "scenes", "val", "original", 0.2),
     ]
     head, rule, *rows = results._summary({"main": {"numbers": {"reports": reports}},
                                           "photos": None}).splitlines()  # fmt: skip
-    assert head.count("|") == rule.count("|") == 6
+    assert head.count("|") == rule.count("|") == 7
     told = (
-        "| scenes val (rendered) | 1,234 | **50.0** (40.0 to 60.0) | 25.0 | largest object, 60.0 |"
+        "| scenes val (rendered) | a-model | 1,234 | **50.0** (40.0 to 60.0) | 25.0 | "
+        "largest object, 60.0 |"
     )
     assert rows == [told]
     assert "Nothing" in results._summary({"main": None, "photos": None})
+
+
+def test_models_of_all_studies_stand_beside_the_baselines_of_one() -> None:
+    first = [
+        _told("one", "scenes", "val", "original", 0.5),
+        _told("baseline:centre-disc", "scenes", "val", "original", 0.1),
+    ]
+    second = [_told("two", data, "val", "original", 0.7) for data in ("scenes", "scenes+")]
+    lines = tables.summary([("rendered", {"reports": first}), ("rendered", {"reports": second})])
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines.splitlines()[2:]]
+    assert [(row[1], row[2], row[6]) for row in rows] == [
+        ("scenes val (rendered)", "one", "centre disc, 10.0"),
+        ("scenes val (rendered)", "two", "centre disc, 10.0"),
+        ("scenes+ val (rendered)", "two", "-"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class AnnotatedObjects(nn.Module):
         proposals: Proposals,
         objects: NetObjects,
         matching: Matching,
-        weight: float = 1.0,
+        weight: float,
     ) -> dict[str, Tensor]:
         """None of its own: the objects are given."""
         return {}

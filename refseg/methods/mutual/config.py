@@ -167,7 +167,11 @@ class PolicyConfig(MethodConfig):
     alpha, tau: 4 and 2.5 (paper). form: "softmax" over all proposals, or "sigmoid" of the
         target's own score (Table 5), which tau does not touch. tau = 1 is Table 5's "softmax".
     cider: factor of CIDEr in the reward (paper: 1; 0 is Table 5's "unambiguity only").
+    cider_end: whether CIDEr counts a sentence's end as a word (paper: silent). Without it
+        "ball behind the" is worth as much as "ball", and step 2 learns to stop anywhere.
     beams: q1, sentences per object (paper: 5).
+    with_greedy: whether the greedy sentence, where no beam is it, is one more of them (ours). Beams
+        are short, and greedy sentences that are not among them can run on: nothing tells them.
     baseline: what is taken from a reward: "none" (Eq. 4 to the letter), "mean" over the object's
         sentences (ours: without it every beam is pushed up, as all rewards are positive),
         "greedy" (the reward of the greedy sentence), "leave_one_out" (mean of the others).
@@ -180,7 +184,9 @@ class PolicyConfig(MethodConfig):
     tau: float = Field(default=2.5, gt=0)
     form: Literal["softmax", "sigmoid"] = "softmax"
     cider: float = Field(default=1.0, ge=0)
+    cider_end: bool = False
     beams: int = Field(default=5, ge=1)
+    with_greedy: bool = False
     baseline: Literal["none", "mean", "greedy", "leave_one_out"] = "mean"
     log_p: Literal["sum", "mean"] = "sum"
     weighting: Literal["equal", "posterior"] = "equal"
@@ -194,7 +200,8 @@ class MutualConfig(MethodConfig):
     end_to_end: False keeps the heads' gradients from the extractor (rows "E2E off").
     appearance: add what a proposal looks like to O (ours; see appearance.py). For small extractors.
     selection_weight, generation_weight: of L_sel and L_gen beside L_m2f (silent; 1 and 1).
-    pseudo_generates: whether sentences that a model wrote teach the generator too (silent; no).
+    pseudo_generates: whether sentences that a model wrote teach the generator too, by their weight
+        (silent; no).
     text_lr_scale: 0.1, as BERT diverges at the paper's 5e-4 (silent). extractor_lr_scale: of the
         whole extractor, its backbone's own factor included.
     """

@@ -1,9 +1,9 @@
 """Step 2: the generator learns from how well its own sentences are understood.
 
 Paper map (disambiguation supervision):
-  q1 sentences by beam search, without gradient    -> `Disambiguation._write`
+  q1 sentences by beam search, without gradient    -> `Disambiguation.forward`
   S of the frozen selection head, CIDEr, r(Y, k)   -> `Disambiguation._rewards`, policy.py
-  Eq. 4 over one teacher-forced pass               -> `Disambiguation.forward`, `loss`
+  Eq. 4 over one teacher-forced pass               -> `Disambiguation._follow`, `loss`
 Everything but the generator stays to the bit: it gets no gradient, and nothing is in train mode,
 so no buffer moves and no dropout acts.
 The sentences are spelled out and cut into pieces anew before they are judged: the generator's own
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from refseg.errors import ConfigError
 from refseg.method import ParameterGroup, check_groups, split_decay
@@ -31,7 +32,7 @@ from refseg.methods.mutual.objects import objects_of
 from refseg.methods.mutual.policy import policy_loss, reward, token_log_p, unambiguity
 from refseg.methods.mutual.proposals import Matching, Proposals
 from refseg.methods.mutual.slices import fair
-from refseg.nn.beam import Found
+from refseg.nn.beam import Found, unlike
 from refseg.types import Batch
 
 
@@ -47,11 +48,13 @@ class Texts:
 
     spell: ids -> text. read: texts -> (words [B, T] int64, mask [B, T] bool) for the selection
     head. cider: (ann_ids, texts) -> CIDEr-D [B] of each text against what people wrote about it.
+    end: what `cider` reads after a text that was brought to its end, "" for nothing.
     """
 
     spell: Callable[[Iterable[int]], str]
     read: Callable[[Sequence[str]], tuple[Tensor, Tensor]]
     cider: Callable[[Sequence[int], Sequence[str]], NDArray[np.float64]]
+    end: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,19 @@ class Disambiguation(nn.Module):
         assert batch.targets is not None
         ids = objects_of(batch).ann_ids[image_of, batch.targets[rows]].tolist()
         memory = method.remember(proposals, image_of, target)
-        found = method.generator.write(_detached(memory), beams=self.config.beams)
-        clear, cider, rewards = self._rewards(proposals, image_of, target, ids, found)
+        found = [method.generator.write(_detached(memory), beams=self.config.beams)]
         greedy = None
-        if self.config.baseline == "greedy":
+        if self.config.with_greedy or self.config.baseline == "greedy":
             best = method.generator.write(_detached(memory), beams=1)
-            greedy = self._rewards(proposals, image_of, target, ids, best)[2][:, 0]
-        words, targets, mask = method.generator.follow(found)
-        log_p = token_log_p(method.generator(words, memory), targets)
+            if self.config.baseline == "greedy":
+                greedy = self._rewards(proposals, image_of, target, ids, best)[2][:, 0]
+            if self.config.with_greedy:
+                found.append(unlike(best, found[0]))
+        parts = [
+            (*self._follow(one, memory), *self._rewards(proposals, image_of, target, ids, one))
+            for one in found
+        ]
+        log_p, mask, clear, cider, rewards = map(_side_by_side, zip(*parts, strict=True))
         return Rollout(log_p, mask, rewards, greedy, clear, cider)
 
     def loss(self, outputs: Rollout, batch: Batch) -> dict[str, Tensor]:
@@ -140,16 +148,22 @@ class Disambiguation(nn.Module):
     def _nothing(self) -> Rollout:
         """No object, no sentence; a gradient of zeros all the same, as DDP waits for one."""
         nothing = 0.0 * torch.stack([p.sum() for p in self.method.generator.parameters()]).sum()
-        none = nothing.detach().expand(0, self.config.beams)
-        mask = torch.zeros(0, self.config.beams, 1, dtype=torch.bool, device=none.device)
+        sentences = self.config.beams + self.config.with_greedy
+        none = nothing.detach().expand(0, sentences)
+        mask = torch.zeros(0, sentences, 1, dtype=torch.bool, device=none.device)
         greedy = none[:, 0] if self.config.baseline == "greedy" else None
-        return Rollout(nothing.expand(0, self.config.beams, 1), mask, none, greedy, none, none)
+        return Rollout(nothing.expand(0, sentences, 1), mask, none, greedy, none, none)
 
     def parameter_groups(self) -> list[ParameterGroup]:
         """The generator's parameters (I_pos and I_neg among them), each once."""
         groups = split_decay("generator", self.method.generator)
         check_groups(self, groups)
         return groups
+
+    def _follow(self, found: Found, memory: Memory) -> tuple[Tensor, Tensor]:
+        """log p of each word [E, Q, L], with gradient, and the mask of real ones."""
+        words, targets, mask = self.method.generator.follow(found)
+        return token_log_p(self.method.generator(words, memory), targets), mask
 
     @torch.no_grad()
     def _rewards(
@@ -165,10 +179,11 @@ class Disambiguation(nn.Module):
         owner, place = torch.nonzero(found.mask.any(dim=-1), as_tuple=True)
         words = found.words.tolist()
         lengths = found.lengths.tolist()
-        texts = [
-            self.texts.spell(words[e][q][: lengths[e][q]])
+        written = [
+            words[e][q][: lengths[e][q]]
             for e, q in zip(owner.tolist(), place.tolist(), strict=True)
         ]
+        texts = [self.texts.spell(ids) for ids in written]
         # A sentence of punctuation alone cannot be read; it earns nothing.
         said = [index for index, text in enumerate(texts) if any(c.isalnum() for c in text)]
         clear, cider, total = (target.new_zeros(shape, dtype=torch.float32) for _ in range(3))
@@ -177,12 +192,23 @@ class Disambiguation(nn.Module):
             spoken = [texts[index] for index in said]
             read, mask = (part.to(target.device) for part in self.texts.read(spoken))
             scores = self.method.score(proposals, image_of[owner], read, mask)
-            known = self.texts.cider([ids[e] for e in owner.tolist()], spoken)
+            longest = self.method.generator.config.max_words - 1  # ends where it was cut off
+            whole = [len(written[index]) < longest for index in said]
+            ended = [t + self.texts.end * w for t, w in zip(spoken, whole, strict=True)]
+            known = self.texts.cider([ids[e] for e in owner.tolist()], ended)
             similar = torch.from_numpy(known).to(total)
             clear[owner, place] = unambiguity(scores, target[owner], self.config)
             cider[owner, place] = similar
             total[owner, place] = reward(scores, target[owner], similar, self.config)
         return clear, cider, total
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """[E, Q] or [E, Q, L] of several searches as one, zeros after the shorter L."""
+    if parts[0].ndim == 2:
+        return torch.cat(list(parts), dim=1)
+    places = max(part.shape[-1] for part in parts)
+    return torch.cat([F.pad(part, (0, places - part.shape[-1])) for part in parts], dim=1)
 
 
 class _Own:

@@ -4,8 +4,10 @@ Paper map:
   Eq. 2   L_gen = -sum_l log p(Y*_l | Y*_<l, O + I(k))    -> `generation_loss`
   L_sel = -log softmax(S)_k                               -> `selection_loss`
 We differ: L_gen is the mean over the batch's words (the paper sums over one expression), the end
-of the sentence included. Where a sentence weighs less than one, L_sel is sum_e w_e l_e / E: divided
-by the sum of weights, a batch of pseudo-expressions alone would weigh as much as a human one.
+of the sentence included. L_sel is a mean over all B expressions, those without an object too: they
+weigh nothing and are counted. Where a sentence weighs less than one, the sums are weighted and what
+they are divided by is not, L_sel = sum_e w_e l_e / B: divided by the sum of weights, a batch of
+pseudo-expressions alone would weigh as much as a human one.
 Letters: B expressions, E of them with an object, N proposals, L places, V words.
 """
 
@@ -23,6 +25,9 @@ def selection_loss(scores: Tensor, rows: Tensor, target: Tensor, weights: Tensor
     return (weights[rows] * each).sum() / len(scores)
 
 
-def generation_loss(logits: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-    """logits [E, L, V], words [E, L] int64, mask [E, L] bool (real words, the end) -> a scalar."""
-    return F.cross_entropy(logits[mask].float(), words[mask])
+def generation_loss(logits: Tensor, words: Tensor, mask: Tensor, weights: Tensor) -> Tensor:
+    """logits [E, L, V], words [E, L] int64, mask [E, L] bool (real words, the end), weights [E] of
+    the sentences -> a scalar.
+    """
+    each = F.cross_entropy(logits[mask].float(), words[mask], reduction="none")
+    return (weights[:, None].expand_as(mask)[mask] * each).sum() / len(each)

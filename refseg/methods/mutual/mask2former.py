@@ -118,7 +118,7 @@ class Mask2FormerExtractor(nn.Module):
         proposals: Proposals,
         objects: NetObjects,
         matching: Matching,
-        weight: float = 1.0,
+        weight: float,
     ) -> dict[str, Tensor]:
         """class, mask and dice terms, summed over layers and weighted; a collective (`fair`).
 

@@ -18,10 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from refseg.methods.mutual.config import MatchingConfig
-from refseg.methods.mutual.proposals import Level, Matching
-
-#: IoU from which a proposal is no bad match of an object.
-FITS = 0.5
+from refseg.methods.mutual.proposals import MATCHED, Level, Matching
 
 
 @torch.no_grad()
@@ -78,14 +75,14 @@ def match_shares(matching: Matching, image_of: Tensor, row: Tensor) -> dict[str,
     """How the objects of B expressions were matched; to be looked at, no loss.
 
     image_of, row: [B] int64, the image and its object, -1 for none. "unmatched": the share that no
-    proposal stands for; "poorly matched": the share whose proposal has an IoU below `FITS`. All
-    are learned from; the rest of one is the matching's recall.
+    proposal stands for; "poorly matched": the share whose proposal has an IoU below `MATCHED`.
+    All are learned from; the rest of one is the matching's recall.
     """
     meant = row >= 0
     images, rows = image_of[meant], row[meant]
     lost = matching.proposal[images, rows] < 0
-    poor = matching.iou[images, rows] < FITS  # NaN, where nothing is compared, is not
-    found = {"unmatched": lost, "poorly matched": poor & ~lost}
+    poor = matching.iou[images, rows] < MATCHED  # NaN, where nothing stands for it, is not
+    found = {"unmatched": lost, "poorly matched": poor}
     return {name: one.sum() / max(len(rows), 1) for name, one in found.items()}
 
 

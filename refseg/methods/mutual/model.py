@@ -93,10 +93,12 @@ class Mutual(nn.Module):
     @property
     def word_limits(self) -> dict[str, int]:
         """The longest expression, in tokens, that each part has places for: key -> tokens."""
-        limits = {"text.max_positions": self.config.text.max_positions}
+        limits = {}
+        if self.config.select:
+            limits["text.max_positions"] = self.config.text.max_positions
         if self.config.generate:
             limits["generator.max_words"] = self.config.generator.max_words
-        return limits if self.config.select else {"generator.max_words": limits.popitem()[1]}
+        return limits
 
     @property
     def word_ids(self) -> dict[str, int]:
@@ -272,7 +274,9 @@ class Mutual(nn.Module):
     def _generation(
         self, proposals: Proposals, rows: Tensor, target: Tensor, batch: Batch
     ) -> Tensor:
-        """L_gen of the expressions `rows`, those that a model wrote left out."""
+        """L_gen of the expressions `rows`. Those that a model wrote are left out, or with
+        `pseudo_generates` count by their weights.
+        """
         if batch.pseudo is not None and not self.config.pseudo_generates:
             human = ~batch.pseudo[rows]
             rows, target = rows[human], target[human]
@@ -282,7 +286,7 @@ class Mutual(nn.Module):
             return 0.0 * sum(p.sum() for p in self.generator.parameters())  # type: ignore[return-value]
         memory = self.remember(proposals, batch.image_of[rows], target)
         logits = self.generator(words[:, :-1], memory)
-        loss: Tensor = factor * generation_loss(logits, words[:, 1:], mask)
+        loss: Tensor = factor * generation_loss(logits, words[:, 1:], mask, batch.weights[rows])
         return loss
 
 

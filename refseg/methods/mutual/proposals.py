@@ -16,6 +16,9 @@ from torch import Tensor
 from refseg.method import ParameterGroup
 from refseg.types import Batch, Labels, NetObjects
 
+#: IoU from which a proposal stands for an object, or for a region that somebody asks about.
+MATCHED = 0.5
+
 
 @dataclass(frozen=True)
 class Level:
@@ -86,7 +89,7 @@ class Extractor(Protocol):
         proposals: Proposals,
         objects: NetObjects,
         matching: Matching,
-        weight: float = 1.0,
+        weight: float,
     ) -> dict[str, Tensor]:
         """Named terms, already weighted; empty for an extractor that has nothing to learn.
 

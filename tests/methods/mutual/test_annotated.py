@@ -108,7 +108,7 @@ def test_every_object_is_its_own_proposal() -> None:
     assert matching.proposal.tolist() == [[0, -1, 2], [0, 1, -1]]
     assert torch.equal(matching.iou.isnan(), matching.proposal < 0)
     assert (matching.iou[matching.proposal >= 0] == 1).all()
-    assert made.loss(found, objects_of(batch), matching) == {}
+    assert made.loss(found, objects_of(batch), matching, 1.0) == {}
 
 
 def test_objects_in_another_order_are_scored_in_that_order() -> None:

@@ -206,6 +206,49 @@ def test_rewards_and_loss_are_their_loops(kind: str) -> None:
                 torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-3, msg=name)
 
 
+@pytest.mark.parametrize("eager", [True, False])
+def test_the_greedy_sentence_is_one_more_where_no_beam_is_it(eager: bool) -> None:
+    """Beams of this writer stop at once; its greedy sentences run on, but if eager to end."""
+    batch, method = batch_of(), method_of()
+    with torch.no_grad():
+        method.generator.bias[method.generator.config.end] += 10.0 * eager
+    plain, more = learner_of(method)(batch), learner_of(method, with_greedy=True)(batch)
+    rows = looped(learner_of(method), batch, toy_tokenizer().decode, 3)
+    alone = [each[0] for each in looped(learner_of(method), batch, toy_tokenizer().decode, 1)]
+    torch.testing.assert_close(more.rewards[:, :3], plain.rewards)
+    assert more.rewards.shape == (len(rows), 4)
+    there = more.mask.any(dim=-1)[:, 3]
+    for e, (beams, (clear, cider, log_p)) in enumerate(zip(rows, alone, strict=True)):
+        new = all(abs(float(log_p.detach() - other.detach())) > 1e-4 for _, _, other in beams)
+        assert bool(there[e]) == new
+        if new:
+            assert float(more.rewards[e, 3]) == pytest.approx(clear + cider, abs=1e-4)
+            mine = more.log_p[e, 3][more.mask[e, 3]].sum()
+            torch.testing.assert_close(mine, log_p, atol=1e-4, rtol=1e-4)
+    assert there.tolist() == [not eager] * len(rows)
+
+
+def test_an_end_is_a_word_of_whole_sentences_alone() -> None:
+    """One that was cut off where sentences must end has none."""
+    batch, method = batch_of(), method_of()
+    told: list[str] = []
+
+    def cider(ids: Sequence[int], texts: Sequence[str]) -> Any:
+        told.extend(texts)
+        return np.zeros(len(texts))
+
+    texts = Texts(lambda ids: " ".join(map(str, ids)), read, cider, " endofsentence")
+    seen = Disambiguation(method, PolicyConfig(beams=5, with_greedy=True), texts)(batch)
+    longest = method.generator.config.max_words - 1
+    lengths = [
+        length for part in seen.mask.sum(dim=-1).split([5, 1], dim=1) for length in part[part > 0]
+    ]
+    whole = torch.stack(lengths) < longest
+    assert [text.endswith(" endofsentence") for text in told] == whole.tolist()
+    assert whole.any()
+    assert not whole.all()
+
+
 def test_sentences_are_read_as_text_and_not_as_the_generators_pieces() -> None:
     """Nobody but `spell` stands between: another spelling is judged as another sentence."""
     batch, method = batch_of(), method_of()

@@ -72,14 +72,16 @@ def test_generation_is_a_loop() -> None:
     logits = torch.randn(3, 4, 7, generator=generator)
     words = torch.randint(7, (3, 4), generator=generator)
     mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0]]).bool()
+    weights = torch.tensor([1.0, 0.1, 0.5])
     told = []
     for e in range(3):
         for place in range(4):
             if mask[e, place]:
                 p = logits[e, place].exp() / logits[e, place].exp().sum()
-                told.append(-float(p[words[e, place]].log()))
+                told.append(-float(weights[e] * p[words[e, place]].log()))
+    # Over all words, so that a sentence that weighs less than one is counted whole.
     assert len(told) == 7
-    assert float(generation_loss(logits, words, mask)) == pytest.approx(sum(told) / 7)
+    assert float(generation_loss(logits, words, mask, weights)) == pytest.approx(sum(told) / 7)
 
 
 def test_l_gen_is_the_teacher_forced_sentence() -> None:
@@ -124,7 +126,7 @@ def test_weight_nothing_is_not_there() -> None:
 
 
 def test_the_generator_learns_from_people() -> None:
-    """L_gen of a mixed batch is that of its human rows; the switch lets the others in."""
+    """L_gen of a mixed batch is that of its human rows."""
     method = method_of()
     with torch.no_grad():
         mixed = losses(method, batch_of((0, 3), 0.1))["generation"]
@@ -132,8 +134,28 @@ def test_the_generator_learns_from_people() -> None:
         every = losses(method, batch_of())["generation"]
         torch.testing.assert_close(mixed, human)
         assert not torch.isclose(mixed, every)
-        let_in = method_of(pseudo_generates=True)
-        torch.testing.assert_close(losses(let_in, batch_of((0, 3), 0.1))["generation"], every)
+
+
+def test_written_sentences_that_are_let_in_weigh_what_they_weigh() -> None:
+    """The paper's "down-weight" of L_gen: a tenth of their words' loss, over the words of all."""
+    method = method_of(pseudo_generates=True)
+    with torch.no_grad():
+        mixed = losses(method, batch_of((0, 3), 0.1))["generation"]
+        every, words = losses(method, batch_of())["generation"], 0
+        expected = 0.0
+        for row in range(4):
+            alone = rows_of(batch_of(), [row])
+            count = int(alone.word_mask.sum()) - 1  # of all but [CLS]
+            expected += (
+                (0.1 if row in (0, 3) else 1.0) * count * float(losses(method, alone)["generation"])
+            )
+            words += count
+    assert float(mixed) == pytest.approx(expected / words)
+    assert float(mixed) < 0.9 * float(every)
+    by_models = losses(method, batch_of((0, 1, 2, 3), 0.1))["generation"]
+    torch.testing.assert_close(by_models, 0.1 * every)
+    grads = gradients(method, by_models)
+    assert grads["generator.words.weight"].any()
 
 
 def test_a_batch_of_pseudo_expressions_alone() -> None:
@@ -179,6 +201,9 @@ def test_one_task_alone(kept: str) -> None:
     name = {"select": "selection", "generate": "generation"}[kept]
     assert set(losses(method, batch_of())) == {name, "total"}
     assert hasattr(method, "generator") == (kept == "generate")
+    places = {"select": {"text.max_positions": 32}, "generate": {"generator.max_words": 12}}
+    assert method.word_limits == places[kept]
+    assert method_of().word_limits == places["select"] | places["generate"]
     method.parameter_groups()
 
 

@@ -153,6 +153,21 @@ def test_it_learns_and_covers_its_parameters(kind: str) -> None:
     assert learner.loss_weight(batch) == 4
 
 
+def test_what_is_added_to_features_by_place_is_not_decayed() -> None:
+    """As in Mask2Former's own recipe: Swin's absolute positions, levels, queries."""
+    made = extractor()
+    decayed = {id(p) for g in made.parameter_groups() if g.decay_scale for p in g.parameters}
+    added = {
+        name.removesuffix(".weight").rsplit(".", 1)[-1]: id(parameter) in decayed
+        for name, parameter in made.named_parameters()
+        if "_embed" in name and "patch" not in name and "mask_embedder" not in name
+    }
+    added |= {"position_embeddings": id(made.vision.embeddings.position_embeddings) in decayed}
+    assert {"position_embeddings", "level_embed", "queries_embedder"} <= set(added)
+    assert not any(added.values()), added
+    assert id(first_weight("swin", made)) in decayed
+
+
 def test_an_image_without_instances_is_an_image() -> None:
     """Beside others and alone: every query learns that nothing is there."""
     samples = toy_samples(2)
@@ -202,7 +217,7 @@ def test_several_kinds_need_their_names() -> None:
     proposals = made(batch)
     found = made.match(proposals, nameless)  # a person's region has no name
     with pytest.raises(DataError, match=r'(?s)categories.*label "category"'):
-        made.loss(proposals, nameless, found)
+        made.loss(proposals, nameless, found, 1.0)
     strange = replace(objects, categories=(("square", "dragon"), *objects.categories[1:]))
     with pytest.raises(DataError, match=r'(?s)"dragon".*method\.extractor\.classes'):
         made.match(proposals, strange)

@@ -92,7 +92,7 @@ def test_losses_and_gradients_are_transformers(extractor: Mask2FormerExtractor) 
     proposals, objects = predicted(), annotated()
     leaves = [part for level in proposals.levels for part in (level.masks, level.classes)]
     torch.manual_seed(7)
-    ours = extractor.loss(proposals, objects, Matching(PROPOSAL, torch.zeros(IMAGES, K)))
+    ours = extractor.loss(proposals, objects, Matching(PROPOSAL, torch.zeros(IMAGES, K)), 1.0)
     torch.manual_seed(7)
     expected = theirs(proposals, objects, PROPOSAL, criterion(extractor))
     assert ours.keys() == expected.keys()
@@ -115,7 +115,8 @@ def test_other_points_are_another_loss(extractor: Mask2FormerExtractor) -> None:
     seen = []
     for seed, proposal in ((7, PROPOSAL), (8, PROPOSAL), (7, turned)):
         torch.manual_seed(seed)
-        terms = extractor.loss(proposals, objects, Matching(proposal, torch.zeros(IMAGES, K)))
+        matching = Matching(proposal, torch.zeros(IMAGES, K))
+        terms = extractor.loss(proposals, objects, matching, 1.0)
         seen.append(float(terms["mask"].detach()))
     assert len({round(value, 4) for value in seen}) == 3
 
@@ -123,7 +124,7 @@ def test_other_points_are_another_loss(extractor: Mask2FormerExtractor) -> None:
 def test_no_matched_mask_teaches_that_nothing_is_there(extractor: Mask2FormerExtractor) -> None:
     proposals, objects = predicted(1), annotated()
     nobody = Matching(torch.full((IMAGES, K), -1), torch.zeros(IMAGES, K))
-    terms = extractor.loss(proposals, objects, nobody)
+    terms = extractor.loss(proposals, objects, nobody, 1.0)
     assert not terms["mask"].any()
     assert not terms["dice"].any()
     sum(terms.values()).backward()

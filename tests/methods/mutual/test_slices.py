@@ -22,7 +22,7 @@ from tests.methods.mutual.toy import shaken
 from tests.methods.toy import toy_batch, toy_samples
 from tests.methods.toy_configs import annotated_config, mask2former_config, mutual_config
 
-PIECES = ((0, 1), (2, 3))  # two masks of one image, three of two
+PIECES = ((0, 1), (2,), (3,))  # an image each, of two, two and one masks; weights differ
 
 
 def samples() -> list[Sample]:
