@@ -105,7 +105,7 @@ def test_models_are_listed(run: Run, toy_folder: Path) -> None:
     assert row["bytes"] == sum(path.stat().st_size for path in toy_folder.iterdir())
     assert row["evaluation"] is None
     told = cells(run("models").stdout)
-    assert told[-2:] == ["50.0", "not said"]
+    assert told[-3:] == ["50.0", "-", "not said"]
 
 
 def cells(stdout: str) -> list[str]:
@@ -161,7 +161,7 @@ def test_models_say_what_their_score_was_measured_on(
     (row,) = json.loads(run("models", "--json").stdout)
     assert row["evaluation"] == evaluation
     shown = run("models").stdout
-    assert cells(shown)[-2:] == ["53.9", told]
+    assert cells(shown)[-3:] == ["53.9", "-", told]
     assert ("the score flatters the model" in shown) == ("chosen" in told)
 
 
@@ -169,7 +169,7 @@ def test_a_model_without_a_score_was_measured_on_nothing(run: Run, shelf: Path) 
     content = json.loads((shelf / "config.json").read_text())
     content["card"] = {}
     (shelf / "config.json").write_text(json.dumps(content))
-    assert cells(run("models").stdout)[-2:] == ["-", "-"]
+    assert cells(run("models").stdout)[-3:] == ["-", "-", "-"]
 
 
 @pytest.mark.skipif(not CHECKPOINTS.is_dir(), reason="no model has been bundled yet")
