@@ -128,7 +128,7 @@ def recipes(asked: Boxes, name: str) -> dict[str, Recipe]:
     }
     base = get_recipe(RECIPE)
     return {
-        run: apply_overrides(base, [*_common(asked, name, seed=int(run == JUDGE)), *changes])
+        run: apply_overrides(base, _settings(asked, name, run, changes))
         for run, changes in wanted.items()
     }
 
@@ -139,12 +139,15 @@ def others(asked: Boxes, name: str) -> list[Path]:
     return [asked.real / other] if (asked.real / other).is_dir() else []
 
 
-def _common(asked: Boxes, name: str, *, seed: int) -> list[str]:
+def _settings(asked: Boxes, name: str, run: str, changes: Sequence[str]) -> list[str]:
+    """What a run changes of the recipe; what makes it this run counts more than `--set`."""
+    own = {change.partition("=")[0] for change in changes}
     settings = [
         f"data.name={asked.real / name}",
         f"data.exclude_images={sorted(asked.never)}",
-        f"train.seed={seed}",
-        *asked.overrides,
+        f"train.seed={int(run == JUDGE)}",
+        *(one for one in asked.overrides if one.partition("=")[0] not in own),
+        *changes,
     ]
     if asked.steps is not None:
         settings.append(f"train.steps={asked.steps}")

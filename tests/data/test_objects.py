@@ -9,30 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from trees import HW, LAVT_AREA, UNION_AREA, block, make_refer_tree, refer_content
+from trees import HW, LAVT_AREA, SHOWN, UNION_AREA, block, make_refer_tree, refer_content
 
 from refseg.data import dataset as dataset_module
 from refseg.data.catalog import converted_store, open_data
 from refseg.data.objects import same_objects
 from refseg.data.records import TABLES
-from refseg.data.tokens import WordTokenizer, train_wordpiece
 from refseg.data.transforms import PreprocessConfig
 from refseg.errors import DataError, LabelsError
 from refseg.types import ALL_LABELS, Labels
 
-SIZE = 32
 NEEDS = {
     "text": {"images", "refs", "sentences", "annotations"},
     "box": {"boxes"},
     "mask": {"segmentations"},
     "category": {"categories"},
 }
-GRANTS = [
-    frozenset(("text", *extra))
-    for n in range(1, 4)
-    for extra in combinations(("box", "mask", "category"), n)
-    if {"box", "mask"} & set(extra)
-]
 # What the refs of trees.py mean, as annotation ids; ref 3 means the crowd, ref 5 two, ref 6 none.
 MEANT = {0: 11, 1: 12, 2: 21, 3: None, 4: 31, 5: None, 6: None, 7: 41}
 MASKS = {
@@ -47,16 +39,6 @@ MASKS = {
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return make_refer_tree(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def tokens() -> WordTokenizer:
-    texts = [text["raw"] for ref in refer_content()[0] for text in ref["sentences"]]
-    return train_wordpiece([*texts, "right"], size=200, max_words=10)
-
-
-def preprocess(fit: str = "square") -> PreprocessConfig:
-    return PreprocessConfig.model_validate({"size": SIZE, "fit": fit})
 
 
 def listed(image_id: int) -> list[dict[str, Any]]:
@@ -106,7 +88,7 @@ def test_nothing_is_there_unless_asked_for(folder: Path) -> None:
     assert data.picture(0).objects is None
 
 
-@pytest.mark.parametrize("granted", GRANTS, ids=lambda granted: "+".join(sorted(granted)))
+@pytest.mark.parametrize("granted", SHOWN, ids=lambda granted: "+".join(sorted(granted)))
 @pytest.mark.parametrize("pixels", [True, False])
 def test_with_the_other_files_deleted_everything_granted_still_works(
     tmp_path: Path, granted: frozenset[str], pixels: bool
@@ -246,7 +228,7 @@ def test_without_pixels_the_size_must_be_stated(tmp_path: Path, side: str) -> No
 @pytest.mark.parametrize("hw", [(1, 1), (10, 40), (40, 10), (33, 47), (500, 333)])
 @pytest.mark.parametrize("fit", ["square", "letterbox"])
 def test_without_pixels_the_geometry_is_the_same(fit: str, hw: tuple[int, int]) -> None:
-    config = preprocess(fit)
+    config = PreprocessConfig.model_validate({"size": 32, "fit": fit})
     _, full = config.apply(np.zeros((*hw, 3), np.uint8))
     net, empty = config.apply(np.zeros((*hw, 0), np.uint8))
     assert net.shape == (0, 0, 3)

@@ -6,6 +6,7 @@ import json
 import pickle
 import sys
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ IMAGE_IDS = (101, 102, 103, 104)
 SQUARE = [10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0]
 SQUARE_BESIDE = [15.0, 15.0, 25.0, 15.0, 25.0, 25.0, 15.0, 25.0]
 UNION_AREA, LAVT_AREA = 175, 150
+#: Every grant of labels under which objects are shown.
+SHOWN = [
+    frozenset(("text", *extra))
+    for n in range(1, 4)
+    for extra in combinations(("box", "mask", "category"), n)
+    if {"box", "mask"} & set(extra)
+]
 
 Tree = dict[str, Any]
 

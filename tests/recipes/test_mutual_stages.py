@@ -112,6 +112,24 @@ def test_step_2_moves_the_generator_alone(whole: Path) -> None:
     assert any(not name.startswith("generator.") for name in moved(whole, "train", "retrain"))
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_sentence_that_breaks_off_earns_less_where_ends_are_words(
+    recipe: Recipe, whole: Path, ends: bool
+) -> None:
+    assert recipe.disambiguation is not None
+    policy = recipe.disambiguation.policy.model_copy(update={"cider_end": ends})
+    config = recipe.disambiguation.model_copy(update={"policy": policy})
+    data, model = open_split(recipe, "train"), models.load(whole / "train" / "model")
+    rows = list(range(len(data)))
+    texts = rewarding._texts(model, data, rows, config)
+    one = max(rewarding._described(data, rows), key=lambda each: len(each.references[0].split()))
+    said = one.references[0]
+    tails = ("", texts.end, f" behind the{texts.end}")
+    cut, ended, broken = texts.cider([one.ann_id] * 3, [f"{said}{tail}" for tail in tails])
+    assert ended > broken
+    assert (ended > cut) == ends  # without its end it is no whole sentence
+
+
 def test_every_stage_says_what_it_saw(recipe: Recipe, whole: Path) -> None:
     for name in ALL:
         manifest = json.loads((whole / name / "manifest.json").read_text())

@@ -145,6 +145,19 @@ def test_boxes_has_the_runs_that_it_says(boxed: Path, real: Path) -> None:
         }
 
 
+def test_what_makes_a_run_counts_more_than_settings_for_all(real: Path) -> None:
+    told = ("disambiguation.policy.weighting=posterior", "disambiguation.policy.tau=2")
+    asked = mutual_boxes.Boxes(real=real, folder=real.parent / "none", overrides=told)
+    policies = {
+        run: recipe.disambiguation.policy
+        for run, recipe in mutual_boxes.recipes(asked, "refcoco").items()
+        if recipe.disambiguation is not None
+    }
+    assert policies["unambiguity-cider"].weighting == policies["sigmoid"].weighting == "posterior"
+    assert policies["beams-alone"].weighting == "equal"
+    assert (policies["softmax-tau-1"].tau, policies["beams-alone"].tau) == (1, 2)
+
+
 def test_boxes_tells_every_score_and_where_it_comes_from(boxed: Path, real: Path) -> None:
     text = boxed.read_text(encoding="utf-8")
     record = json.loads(text)
