@@ -29,10 +29,22 @@ from refseg.train.config import TrainConfig
 R = TypeVar("R", bound=BaseModel)
 
 
+#: Groups of a recipe that only some stages read.
+_READ_BY = {
+    "disambiguation": ("disambiguate", "disambiguate_again"),
+    "pseudo": ("label", "retrain"),
+}
+
+
 def identity(recipe: BaseModel) -> dict[str, Any]:
-    """What must stay the same for a run to be resumed: all but words, places and log settings."""
+    """What must stay the same for a run to be resumed: all but words, places and log settings,
+    and but the groups that none of its stages reads.
+    """
     places = {"data": {"images"}, "pseudo": {"images"}}
     whole = recipe.model_dump(mode="json", exclude={"promise": True, **places})
+    for name, stages in _READ_BY.items():
+        if name in whole and not set(stages) & set(whole["stages"]):
+            del whole[name]
     pseudo = whole.get("pseudo")
     if pseudo is not None and pseudo["source"] is None:
         del pseudo["source"]  # as in runs that began before there was the setting
