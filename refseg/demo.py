@@ -21,7 +21,7 @@ from refseg.data.scenes.model import Scene, SceneObject
 from refseg.data.scenes.oracle import referents
 from refseg.data.scenes.serial import read_scenes
 from refseg.data.store import cache_folder
-from refseg.describe import describe
+from refseg.describe import MATCHED, describe
 from refseg.evaluate import Answers, Options, Report, evaluate_all
 from refseg.meaning import world_of
 from refseg.metrics.iou import mask_counts
@@ -58,20 +58,27 @@ class Row:
 
 @dataclass(frozen=True)
 class WrittenRow:
-    """An expression that the writer gave an object. refers_back: whether its own selection head
-    finds the object again, margin: by how much; means: by the oracle, one of `MEANINGS`.
+    """An expression that the writer gave an object. iou: how well the proposal fits the object
+    that it stood for. refers_back: whether its own selection head finds the object again, margin:
+    by how much; means: by the oracle, one of `MEANINGS`.
     """
 
     picture: str
     described: str
+    iou: float
     expression: str
     refers_back: bool
     margin: float
     means: str
 
+    @property
+    def fit(self) -> str:
+        """The IoU in percent, marked where the sentence may be about something else."""
+        return f"{100 * self.iou:.0f}{' (poor)' * (self.iou < MATCHED)}"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "margin": round(self.margin, 4)}
+        return {**asdict(self), "margin": round(self.margin, 4), "iou": round(self.iou, 4)}
 
 
 @dataclass(frozen=True)
@@ -139,14 +146,12 @@ def write_about(writer: Model, world: Path, shown: Sequence[Shown]) -> list[Writ
         for row, described in zip(largest, found, strict=True):
             # Annotations are numbered as the scene lists its objects.
             item = scene.objects[sorted(ids).index(ids[row])]
+            about = one.name, named(item), described.iou or 0.0
             for best in described.expressions:
                 means = rendered.meaning(best.text, one.image_row, ids[row])
                 assert best.margin is not None
-                rows.append(
-                    WrittenRow(
-                        one.name, named(item), best.text, bool(best.refers_back), best.margin, means
-                    )
-                )
+                told = best.text, bool(best.refers_back), best.margin, means
+                rows.append(WrittenRow(*about, *told))
     return rows
 
 
@@ -236,16 +241,18 @@ def _percent(report: Report, metric: str) -> str:
 def _tell_written(page: Page, written: Sequence[WrittenRow]) -> None:
     page.heading("Written expressions")
     page.text(
-        f"{WRITER} was given the region of an object and wrote what would mean it. Its selection "
-        "head, given the expression alone, then chose a region: back says whether it was the same "
-        "one, margin by how much. The last column is what the expression means by the oracle."
+        f"{WRITER} was given the region of an object and wrote what would mean it; fit is the IoU, "
+        "in percent, of the region and the proposal that stood for it. Its selection head, given "
+        "the expression alone, then chose a region: back says whether it was the same one, margin "
+        "by how much. The last column is what the expression means by the oracle."
     )
     page.table(
-        ("picture", "object", "expression", "back", "margin", "by the oracle"),
+        ("picture", "object", "fit", "expression", "back", "margin", "by the oracle"),
         (
             (
                 row.picture,
                 row.described,
+                row.fit,
                 row.expression,
                 "yes" if row.refers_back else "no",
                 f"{row.margin:.2f}",

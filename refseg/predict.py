@@ -19,7 +19,7 @@ import torch
 from refseg import models
 from refseg.data.tokens import clean
 from refseg.describe import MATCHED, Described, check_writes, describe
-from refseg.errors import ConfigError, ImageError
+from refseg.errors import ConfigError, DataError, ImageError, NoProposal
 from refseg.models import Model
 from refseg.ops.images import Source, load_image
 from refseg.propose import Proposal, check_proposes, list_proposals
@@ -113,7 +113,7 @@ class Predictor:
         Warns when the model has no proposal that fits the region (an IoU of
         `refseg.describe.MATCHED` in px); `describe_region` says so in a value.
         Raises ConfigError for a model that writes none and numbers out of range, DataError for a
-        region that is none, ImageError without an image.
+        region that is none or too small for the model, ImageError without an image.
         """
         described = self.describe_region(region, beams=beams, keep=keep, verify=verify)
         return _expressions(described, self.model.name)
@@ -131,15 +131,22 @@ class Predictor:
         check_writes(self.model, verify=verify)
         self._need_image()
         asked = read_region(region, self._image.shape[:2])
-        (described,) = describe(
-            self.model,
-            [asked.picture()],
-            [(0, 0)],
-            beams=beams,
-            keep=keep,
-            verify=verify,
-            proposals=self._state,
-        )
+        try:
+            (described,) = describe(
+                self.model,
+                [asked.picture()],
+                [(0, 0)],
+                beams=beams,
+                keep=keep,
+                verify=verify,
+                proposals=self._state,
+            )
+        except NoProposal:  # one region alone can only be too small
+            raise DataError(
+                f"the region is too small: of its {asked.mask.sum():,} px nothing is left in the "
+                f"{self.model.preprocess.size} px a side that {self.model.name} looks at",
+                remedy="give a larger region, or cut the image down around it",
+            ) from None
         return replace(described, iou=self._fit(asked, described.proposal))
 
     def propose(self) -> list[Proposal]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from refseg.data.catalog import find_folder, open_records
 from refseg.data.dataset import ReferDataset
+from refseg.data.refer import refs_files
 from refseg.errors import DataError
 from refseg.metrics.captions import merge_references
 
@@ -68,13 +69,30 @@ def merged_references(
     return merge_references(own, *(_others(dataset, about, name) for name in merge), only=own)
 
 
+def _split_by(dataset: ReferDataset, name: str | Path) -> str | None:
+    """By which of a folder's ways to split it is read: the evaluated data set's own, else its only
+    one (None). It matters little: the same sentences are split differently.
+
+    Raises DataError where there are several, and that is none of them.
+    """
+    ways = sorted(refs_files(find_folder(name)))
+    own = dataset.records.meta.split_by
+    if len(ways) < 2 or own in ways:
+        return own if own in ways else None
+    raise DataError(
+        f"{name}: several ways to split are here, {', '.join(ways)}, and none is that of "
+        f"{dataset.name}, {own}",
+        remedy="merge a copy of the folder that holds one of them",
+    )
+
+
 def _others(
     dataset: ReferDataset, about: Sequence[Referred], name: str | Path
 ) -> dict[int, list[str]]:
     """What another data set says about the same objects."""
     if find_folder(name).resolve() == dataset.folder.resolve():
         raise DataError(f"{name} is the evaluated data set itself", remedy="merge another one")
-    records = open_records(name)
+    records = open_records(name, split_by=_split_by(dataset, name))
     ann_ids = records.column("annotations", "ann_id")
     image_of = {one.ann_id: one.image_id for one in about}
     found: dict[int, list[str]] = {}

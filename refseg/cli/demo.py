@@ -97,13 +97,16 @@ def _table(shown: list[Shown]) -> Table:
 
 
 def _written(rows: list[WrittenRow]) -> Table:
-    made = ui.table(["picture", "object", "written", "refers back", ">margin", "by the oracle"])
+    made = ui.table(
+        ["picture", "object", ">fit", "written", "refers back", ">margin", "by the oracle"]
+    )
     return ui.rows(
         made,
         (
             (
                 row.picture,
                 row.described,
+                row.fit,
                 row.expression,
                 "yes" if row.refers_back else "no",
                 f"{row.margin:.2f}",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -39,13 +39,14 @@ _HEAD_BYTES = 256
 class PictureSource:
     """store: the folder of the converted store, named by its content. folder: the data set's own.
 
-    only: image ids to stay with, None for all.
+    only: image ids to stay with, None for all. masks: False if there are none to be seen.
     """
 
     store: Path
     folder: Path
     finder: ImageFinder
     only: frozenset[int] | None = None
+    masks: bool = True
 
     @cached_property
     def records(self) -> Records:
@@ -114,7 +115,7 @@ class PictureSource:
 
     def mask(self, ann_row: int, hw: tuple[int, int]) -> NDArray[np.bool_] | None:
         """The mask of an object, None where it has none. Raises DataError for a broken one."""
-        segmentation = self.records.segmentation(ann_row)
+        segmentation = self.records.segmentation(ann_row) if self.masks else None
         if segmentation is None:
             return None
         meta = self.records.meta
@@ -159,9 +160,20 @@ class PictureSource:
 
 
 def open_source(
-    data: str, *, split_by: str | None = None, images: Path | None = None
+    data: str,
+    *,
+    split_by: str | None = None,
+    images: Path | None = None,
+    masks: bool = True,
 ) -> PictureSource:
-    """The pictures of `data`. Raises DataError (nothing readable there), UnknownName."""
+    """The pictures of `data`. masks: False leaves those of its objects unread.
+
+    Raises DataError (nothing readable there), UnknownName.
+    """
+    return replace(_opened(data, split_by, images), masks=masks)
+
+
+def _opened(data: str, split_by: str | None, images: Path | None) -> PictureSource:
     path = Path(data).expanduser()
     if not path.is_file():
         folder = find_folder(data)

@@ -87,7 +87,7 @@ def _area(source: PictureSource, ann_row: int) -> float:
 
 def _nowhere(source: PictureSource, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
     records = source.records
-    no_mask = records.column("segmentations", "kind")[rows] == 0
+    no_mask = (records.column("segmentations", "kind")[rows] == 0) | (not source.masks)
     boxes = [np.isnan(records.column("boxes", name)[rows]) for name in "xywh"]
     return np.asarray(no_mask & np.logical_or.reduce(boxes), np.bool_)
 

@@ -36,10 +36,9 @@ SPLIT = "train"
 class ExpressionTask:
     """asked: the ids of the objects that sentences are written for."""
 
-    labels_seen = "text+box+mask+category"
-
     def __init__(self, options: LabelOptions) -> None:
         self.options = options
+        self.labels_seen = "text+box+mask+category" if options.masks else "text+box+category"
         self.pixels = options.pixels is not False
 
     @cached_property
@@ -47,7 +46,9 @@ class ExpressionTask:
         """All pictures of the data."""
         options = self.options
         split_by = options.split_by if options.refs is None else None
-        return open_source(options.data, split_by=split_by, images=options.images)
+        return open_source(
+            options.data, split_by=split_by, images=options.images, masks=options.masks
+        )
 
     @cached_property
     def pool(self) -> Pool:
@@ -174,8 +175,9 @@ class ExpressionTask:
         source = self.source
         annotation = source.records.annotation(ann_row)
         box = [float(number) for number in source.records.box_xywh(ann_row)]
-        segmentation: Any = source.records.segmentation(ann_row)
-        if isinstance(segmentation, MaskFile) or source.records.meta.rasteriser != "coco":
+        segmentation: Any = source.records.segmentation(ann_row) if source.masks else None
+        foreign = isinstance(segmentation, MaskFile) or source.records.meta.rasteriser != "coco"
+        if segmentation is not None and foreign:
             # Files stay with the source, and COCO's filling would give PhraseCut other pixels.
             mask = source.mask(ann_row, source.hw(image_row))
             segmentation = None if mask is None else rle_encode(mask)

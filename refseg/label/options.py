@@ -23,7 +23,7 @@ _OF_TASK = {
     "masks": (*_SHARED, "text_field", "batch_size"),
     "expressions": (
         *_SHARED, "beams", "per_object", "filter", "min_area", "seed", "known_refs", "verify",
-        "pixels", "pictures_at_once",
+        "pixels", "masks", "pictures_at_once",
     ),
 }  # fmt: skip
 
@@ -42,7 +42,8 @@ class LabelOptions:
     than min_area px, "random:N" keeps N drawn by the seed, "none" keeps all.
     known_refs: ref ids whose expressions count as known (None: all), so that the objects of others
     are described. verify: refer every sentence back. pixels: read the pictures;
-    None: if the model looks at them.
+    None: if the model looks at them. masks: whether those of the objects may be seen; without, an
+    object's area is its box's, and the result has none either.
     weight: importance that the data set states for each sentence; None: 0.1 for expressions, and
     for masks what the source states.
     shard_images, batch_size, pictures_at_once: what is computed together; in masks and expressions
@@ -67,6 +68,7 @@ class LabelOptions:
     known_refs: frozenset[int] | None = None
     verify: bool = False
     pixels: bool | None = None
+    masks: bool = True
     weight: float | None = None
     seed: int = 0
     shard_images: int = 64

@@ -11,11 +11,9 @@ their rows all at a time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +30,6 @@ from refseg.metrics.words import (
     tokenise,
     tokenise_all,
 )
-from refseg.ops.files import atomic_write_json
 
 SIGMA = 6.0
 
@@ -74,30 +71,6 @@ class DocumentFrequency:
             )
         }
         return cls(len(references), dict(sorted(named.items())))
-
-    def save(self, path: str | Path) -> None:
-        """Write JSON: {"documents": int, "counts": {n-gram: int}}."""
-        atomic_write_json(path, {"documents": self.documents, "counts": dict(self.counts)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> DocumentFrequency:
-        """Read what `save` wrote. Raises DataError if the file is missing or is not that."""
-        try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
-            documents, counts = found["documents"], found["counts"]
-            good = all(
-                type(n) is int and 1 <= n <= documents and _is_gram(gram)
-                for gram, n in counts.items()
-            )
-            good = good and type(documents) is int and documents >= 1
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: no document frequencies could be read: {error}") from error
-        if not good:
-            raise DataError(
-                f"{path}: counts must lie between 1 and the number of documents",
-                remedy="write the file again with DocumentFrequency.fit(references).save(path)",
-            )
-        return cls(documents, counts)
 
 
 class CiderD:
@@ -182,11 +155,6 @@ class _Bag(NamedTuple):
     norms: Floats
     bigrams: Floats
     orders: Ints
-
-
-def _is_gram(text: str) -> bool:
-    words = text.split()
-    return 1 <= len(words) <= ORDERS and " ".join(words) == text
 
 
 def _words(

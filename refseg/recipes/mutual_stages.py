@@ -109,8 +109,9 @@ def label_stage(job: Job) -> Stage:
         if job.main:
             options = label_options(recipe, config, source, data)
             progress = Counting(job.progress, "writing expressions, image by image")
+            workers = None if job.device.startswith("cuda") else 1  # None: all GPUs
             try:
-                label(options, workers=1, progress=progress)
+                label(options, workers=workers, progress=progress)
             finally:
                 progress.close()
         job.barrier()
@@ -178,6 +179,7 @@ def label_options(recipe: Recipe, config: PseudoConfig, model: Path, out: Path) 
         min_area=config.min_area,
         known_refs=_known_refs(recipe),
         pixels=data.pixels,
+        masks=recipe.labels().allows("mask"),
         weight=config.weight,
         seed=recipe.train.seed,
     )

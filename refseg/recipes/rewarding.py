@@ -153,6 +153,7 @@ def _cached(job: Job, ready: _Ready, folder: Path) -> CachedProposals:
     )
     kept = folder / "proposals"
     if job.main:
+        ready.model.method.to(job.device)
         progress = Counting(job.progress, "looking at each image once")
         try:
             keep_proposals(ready.model, ready.data, images, kept, progress, made_from)

@@ -67,7 +67,8 @@ def run_recipe(
     claim(recipe, run_dir, resume=resume)
     barrier()
     place = (accelerator.process_index, accelerator.num_processes)
-    job = Job(recipe, run_dir, main, progress, command, place, barrier)
+    device = str(accelerator.device)
+    job = Job(recipe, run_dir, main, progress, command, place, barrier, device)
     first = _first_to_run(job, run_dir)
     if main:
         settle(recipe, run_dir, processes=None if first is None else place[1])

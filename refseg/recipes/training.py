@@ -39,7 +39,7 @@ MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 class Job:
     """What every stage needs. run_dir: the run's folder. main: whether this process writes.
 
-    place: its rank, of how many. barrier: waits for all processes.
+    place: its rank, of how many. barrier: waits for all processes. device: this process's.
     """
 
     recipe: Recipe
@@ -49,6 +49,7 @@ class Job:
     command: str | None
     place: tuple[int, int] = (0, 1)
     barrier: Callable[[], None] = lambda: None
+    device: str = "cpu"
 
 
 def train_stage(job: Job) -> Stage:

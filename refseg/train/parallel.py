@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
@@ -30,6 +31,9 @@ from refseg.types import Batch
 
 #: Smaller modules are not worth a message of their own.
 SHARD_FROM = 1_000_000
+#: The first process writes what all need (step 3: a million sentences) while the others wait; the
+#: usual ten minutes to half an hour would end them.
+PATIENCE = timedelta(days=2)
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
@@ -42,7 +46,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     unused = DistributedDataParallelKwargs(find_unused_parameters=config.find_unused)
     # Without a GPU accelerate forms a group of processes only if it is told so.
     cpu = config.cpu or not torch.cuda.is_available()
-    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[unused])
+    patient = InitProcessGroupKwargs(timeout=PATIENCE)
+    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[unused, patient])
 
 
 class LossModule(nn.Module):

@@ -12,7 +12,18 @@ import pytest
 from refseg import models
 from refseg.data.catalog import find_folder, open_data
 from refseg.data.scenes.model import Scene, SceneObject
-from refseg.demo import LABELS, demo_world, meaning, scene_of, scored_split
+from refseg.demo import (
+    LABELS,
+    WrittenRow,
+    demo_world,
+    meaning,
+    scene_of,
+    scored_split,
+    show_scenes,
+    write_about,
+)
+from refseg.meaning import meaning as judged
+from refseg.predict import Predictor, load
 from tests.cli.conftest import Run, files_below, refused
 from tests.methods.toy import toy_model
 
@@ -61,13 +72,48 @@ def test_the_page_and_pictures(run: Run, sandbox: Path) -> None:
         assert set(row) == {"expression", "referent", "iou", "ms"}
         assert row["referent"]
     for row in told["written"]:
-        named = {"picture", "described", "expression", "refers_back", "margin", "means"}
+        named = {"picture", "described", "iou", "expression", "refers_back", "margin", "means"}
         assert set(row) == named
         assert row["expression"] in page
     assert len(told["written"]) == 2 * len(told["pictures"])
     models = [score["model"] for score in told["scores"]]
     assert models[0] == models[1] == "vega-scenes"
     assert sum(name.startswith("baseline:") for name in models) == 3
+
+
+def test_what_is_written_belongs_to_its_object() -> None:
+    """Asked again one region at a time, and judged by the scene itself."""
+    world = demo_world()
+    writer = load("mutual-scenes", "cpu")
+    shown = list(show_scenes(load("vega-scenes", "cpu"), world, 2))
+    rows = write_about(writer, world, shown)
+    expected = []
+    for one in shown:
+        picture = open_data(world / one.style, "val", LABELS, objects=True).picture(one.image_row)
+        assert picture.objects is not None
+        assert picture.objects.masks is not None
+        scene = scene_of(world, picture.image_id)
+        by_id = dict(zip(sorted(picture.objects.ann_ids.tolist()), scene.objects, strict=True))
+        ids = picture.objects.ann_ids.tolist()
+        sizes = [int(mask.sum()) for mask in picture.objects.masks]
+        for row in sorted(range(len(ids)), key=lambda row: -sizes[row])[:2]:
+            region, thing = picture.objects.masks[row], by_id[ids[row]]
+            predictor = Predictor(writer).set_image(picture.image)
+            for told in predictor.describe(region, beams=5, keep=1, verify=True):
+                expected.append(
+                    (one.name, thing.kind, told.text, told.refers_back,
+                     judged(told.text, scene, thing.object_id))
+                )  # fmt: skip
+    assert len(expected) == 4
+    assert [
+        (row.picture, row.described.split()[-1], row.expression, row.refers_back, row.means)
+        for row in rows
+    ] == expected
+
+
+@pytest.mark.parametrize(("iou", "told"), [(0.5, "50"), (0.499, "50 (poor)"), (0.0, "0 (poor)")])
+def test_a_poor_fit_is_marked(iou: float, told: str) -> None:
+    assert WrittenRow("p", "red ball", iou, "ball", True, 0.5, "unambiguous").fit == told
 
 
 def test_without_a_writer_nothing_is_written(run: Run, bundle: Path) -> None:

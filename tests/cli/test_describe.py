@@ -349,6 +349,24 @@ def test_bad_regions(model: Segmenter, photo: Path, region: Any, told: str) -> N
         model.describe(photo, region)
 
 
+def test_a_region_that_vanishes_where_the_model_looks(
+    run: Run, folder: Path, model: Segmenter, sandbox: Path
+) -> None:
+    """One pixel in a picture twenty times the model's: no grid cell is more in than out."""
+    side = 20 * model.preprocess.size
+    big = np.zeros((side, side, 3), np.uint8)
+    with pytest.raises(
+        DataError, match=f"too small: of its 1 px nothing is left in the {side // 20} px"
+    ):
+        model.describe(big, (101, 101, 102, 102))
+    Image.fromarray(big).save("big.png")
+    refused = run("describe", "big.png", "--box", "101,101,1,1", "--model", folder)
+    assert refused.exit_code == 2
+    told = " ".join(refused.stderr.split())
+    assert "the region is too small" in told
+    assert "give a larger region" in told
+
+
 def test_bad_questions(model: Segmenter, photo: Path) -> None:
     with pytest.raises(ImageError, match="no image has been set"):
         Predictor(model).describe(BOX)

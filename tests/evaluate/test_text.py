@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,26 @@ def test_references_are_merged_by_annotation(three: Path, tmp_path: Path) -> Non
     assert report.samples["CIDEr"] == pytest.approx([CIDER[n] for n in (1, 2, 3)], abs=1e-6)
     assert report.samples["references"][0] == REFERENCES[1]  # the data set's own
     assert report.merged == (str(plus),)
+
+
+def test_of_several_ways_to_split_that_of_the_evaluated_data_is_merged(
+    three: Path, tmp_path: Path
+) -> None:
+    """RefCOCO's own folder holds refs(unc).p and refs(google).p."""
+    own = opened(three).records.meta.split_by
+    plus = write_refer(tmp_path / "plus", IMAGE_OF, [(1, "val", ["a bus"])])
+    (refs,) = plus.glob("refs(*)*")
+    assert f"({own})" in refs.name
+    other = write_refer(tmp_path / "other", IMAGE_OF, [(1, "val", ["another bus"])])
+    shutil.copy(other / refs.name, plus / refs.name.replace(own, "google"))
+    report = evaluate_expressions(WRITER, opened(three), merge=[plus], with_meteor="no")
+    joined = {n: [*REFERENCES[n], *(["a bus"] if n == 1 else [])] for n in (1, 2, 3)}
+    assert report.metrics["CIDEr merged"] == pytest.approx(
+        np.mean(list(twin(HYPOTHESES, joined).values()))
+    )
+    refs.rename(plus / refs.name.replace(own, "umd"))
+    with pytest.raises(DataError, match=f"google, umd, and none is that of .*, {own}"):
+        evaluate_expressions(WRITER, opened(three), merge=[plus])
 
 
 def test_data_that_does_not_belong_together_is_not_merged(three: Path, tmp_path: Path) -> None:

@@ -260,6 +260,21 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(
         assert moved_between(folder / name, whole / name) == set()
 
 
+def test_what_no_stage_reads_is_no_part_of_a_run(recipe: Recipe) -> None:
+    """A setting of step 2 neither stops nor repeats a run of step 1 alone."""
+    told = ["disambiguation.policy.tau=1", "pseudo.weight=0.5"]
+    parts = {"disambiguation": 0, "pseudo": 1}
+    for stages, read in (
+        ("train", ()),
+        ("train,disambiguate", ("disambiguation",)),
+        ("train,disambiguate,label,retrain", ("disambiguation", "pseudo")),
+    ):
+        one = apply_overrides(recipe, [f"stages=[{stages}]"])
+        for name, place in parts.items():
+            other = apply_overrides(one, [told[place]])
+            assert (identity(one) != identity(other)) == (name in read)
+
+
 def moved_between(one: Path, other: Path) -> set[str]:
     mine, theirs = tensors(one), tensors(other)
     return {name for name in mine if not torch.equal(mine[name], theirs[name])}
@@ -292,6 +307,36 @@ def test_step_2_of_a_given_model_without_kept_proposals(
     assert names
     assert all(name.startswith("generator.") for name in names)
     assert models.load(result.model).card["disambiguation"]
+
+
+def test_proposals_are_kept_and_written_about_where_the_run_is(
+    recipe: Recipe, whole: Path, tmp_path: Path
+) -> None:
+    """On a GPU machine no stage works on the CPU, and every GPU writes."""
+    shutil.copytree(whole / "train", tmp_path / "train")
+    asked: dict[str, Any] = {}
+
+    def kept(model: models.Model, *given: Any, **named: Any) -> None:
+        asked["looks"] = model.device.type
+        raise Killed
+
+    def written(*given: Any, workers: int | None, **named: Any) -> None:
+        asked["workers"] = workers
+        raise Killed
+
+    for device, workers in (("meta", 1), ("cuda:1", None)):
+        job = Job(recipe, tmp_path, True, "none", None, device=device)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rewarding, "keep_proposals", kept)
+            patch.setattr(mutual_stages, "label", written)
+            if device == "meta":  # there is no GPU here to lie on
+                with pytest.raises(Killed):
+                    mutual_stages.disambiguate_stage(job).run(tmp_path / "disambiguate")
+                assert asked["looks"] == "meta"
+            shutil.copytree(whole / "disambiguate", tmp_path / "disambiguate", dirs_exist_ok=True)
+            with pytest.raises(Killed):
+                mutual_stages.label_stage(job).run(tmp_path / "label")
+            assert asked["workers"] == workers
 
 
 def test_kept_proposals_of_another_model_are_refused(
@@ -439,9 +484,16 @@ def test_all_stages_without_a_pixel(recipe: Recipe, world: Path, tmp_path: Path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("refseg.data.dataset.read_checked", fail_after(0, print))
         patch.setattr("refseg.data.pictures.read_checked", fail_after(0, print))
+        patch.setattr("refseg.data.pictures.decode_segmentation", fail_after(0, print))
         result = again(boxes, tmp_path / "run")
     assert result.skipped == ()
     assert not (tmp_path / "run" / "disambiguate" / "proposals").exists()
     assert again(boxes, tmp_path / "run").skipped == ALL
     manifest = json.loads((tmp_path / "run" / "label" / "manifest.json").read_text())
     assert manifest["labels"] == "text+box+category"
+    # The world has masks, which were not granted: none is decoded, counted or passed on.
+    told = json.loads((tmp_path / "run" / "label" / "data" / "labels.json").read_text())
+    assert told["labels seen here"] == "text+box+category"
+    written = json.loads((tmp_path / "run" / "label" / "data" / "instances.json").read_text())
+    assert {one.get("segmentation") for one in written["annotations"]} == {None}
+    assert all(one["bbox"] for one in written["annotations"])

@@ -181,8 +181,11 @@ def _told(model: str, data: str, split: str, protocol: str, miou: float) -> dict
 
 
 def test_the_summary_is_a_table_of_val_splits_beside_the_best_baseline() -> None:
+    chooses = _told("chooser", "scenes", "val", "original", 0.4)
+    chooses["metrics"]["oracle"] = 0.7
     reports = [
         _told("a-model", "scenes", "val", "original", 0.5),
+        chooses,
         _told("a-model", "scenes", "val", "lavt-480", 0.9),
         _told("a-model", "scenes", "testA", "original", 0.8),
         _told("baseline:centre-disc", "scenes", "val", "original", 0.1),
@@ -191,12 +194,12 @@ def test_the_summary_is_a_table_of_val_splits_beside_the_best_baseline() -> None
     ]
     head, rule, *rows = results._summary({"main": {"numbers": {"reports": reports}},
                                           "photos": None}).splitlines()  # fmt: skip
-    assert head.count("|") == rule.count("|") == 7
-    told = (
-        "| scenes val (rendered) | a-model | 1,234 | **50.0** (40.0 to 60.0) | 25.0 | "
-        "largest object, 60.0 |"
-    )
-    assert rows == [told]
+    assert head.count("|") == rule.count("|") == 8
+    start, end = "| scenes val (rendered)", "largest object, 60.0 |"
+    assert rows == [
+        f"{start} | a-model | 1,234 | **50.0** (40.0 to 60.0) | 25.0 | - | {end}",
+        f"{start} | chooser | 1,234 | **40.0** (30.0 to 50.0) | 20.0 | 70.0 | {end}",
+    ]
     assert "Nothing" in results._summary({"main": None, "photos": None})
 
 
@@ -208,7 +211,7 @@ def test_models_of_all_studies_stand_beside_the_baselines_of_one() -> None:
     second = [_told("two", data, "val", "original", 0.7) for data in ("scenes", "scenes+")]
     lines = tables.summary([("rendered", {"reports": first}), ("rendered", {"reports": second})])
     rows = [[cell.strip() for cell in line.split("|")] for line in lines.splitlines()[2:]]
-    assert [(row[1], row[2], row[6]) for row in rows] == [
+    assert [(row[1], row[2], row[7]) for row in rows] == [
         ("scenes val (rendered)", "one", "centre disc, 10.0"),
         ("scenes val (rendered)", "two", "centre disc, 10.0"),
         ("scenes+ val (rendered)", "two", "-"),

@@ -77,6 +77,12 @@ def test_blocks_that_hold_blocks_are_left_to_their_parts(two: Path, one: Path) -
         assert (two / f"shards-{rank}.txt").read_text().split() == inner
 
 
+def test_who_waits_for_the_first_process_waits_for_days(two: Path) -> None:
+    """It may be writing a million sentences; gloo's own half hour would end the run."""
+    for rank in (0, 1):
+        assert float((two / f"waits-{rank}.txt").read_text()) >= 48 * 3600
+
+
 @pytest.mark.parametrize(
     ("together", "alone", "name"),
     [

@@ -71,6 +71,8 @@ def main(folder: Path) -> None:
     shards = [name for name, part in nested.named_modules() if isinstance(part, FSDPModule)]
     rank = torch.distributed.get_rank()
     (folder / f"shards-{rank}.txt").write_text(" ".join(shards))
+    group = torch.distributed.group.WORLD._get_backend(torch.device("cpu"))  # type: ignore[union-attr]
+    (folder / f"waits-{rank}.txt").write_text(str(group.options._timeout.total_seconds()))
 
     stop_after(8, lambda: fit(Toy(), data, sharded, folder / "switched", progress="none"))
     try:
