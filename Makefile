@@ -1,6 +1,7 @@
 # make          what can be made
-# make demo     install, then the main job: masks for expressions, a table and a page
-# make studies  measure the bundled model and rewrite docs/results.md; make bench: time and memory
+# make demo     install, then the main job: masks for expressions, expressions for objects, a page
+# make studies  measure the bundled models and rewrite docs/results.md (JUDGE=RUN: what is written, too)
+# make bench    time and memory
 # make test     every test; make check: format, lint, types, import levels, docs match --help
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -43,6 +44,7 @@ docs: $(READY)
 
 studies: $(READY)
 	$(BIN)/python -m studies.vega all
+	$(if $(JUDGE),$(BIN)/python -m studies.mutual scenes --judge $(JUDGE))
 	$(BIN)/python -m studies.results
 
 bench: $(READY)

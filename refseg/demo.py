@@ -146,12 +146,11 @@ def write_about(writer: Model, world: Path, shown: Sequence[Shown]) -> list[Writ
         for row, described in zip(largest, found, strict=True):
             # Annotations are numbered as the scene lists its objects.
             item = scene.objects[sorted(ids).index(ids[row])]
-            about = one.name, named(item), described.iou or 0.0
+            iou = described.iou or 0.0
             for best in described.expressions:
                 means = rendered.meaning(best.text, one.image_row, ids[row])
-                assert best.margin is not None
-                told = best.text, bool(best.refers_back), best.margin, means
-                rows.append(WrittenRow(*about, *told))
+                back, margin = bool(best.refers_back), best.margin or 0.0
+                rows.append(WrittenRow(one.name, named(item), iou, best.text, back, margin, means))
     return rows
 
 

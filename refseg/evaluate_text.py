@@ -168,7 +168,7 @@ def _of_part(dataset: ReferDataset, limit: int | None, count: int) -> str:
 def runs_on(text: str) -> bool:
     """Whether a piece of a word, a word or some words come three times or more in a row.
 
-    "its its its" and "sitowingowingowing" do. People hardly write so: 0.1 % of RefCOCO val.
+    "its its its" and "sitowingowingowing" do. People hardly write so.
     """
     return repeats(unrolled(text))
 

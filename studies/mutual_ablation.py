@@ -4,7 +4,7 @@
     FOLDER/written/share10-people-only-seed0-...     steps 1 and 2 with 10 % of people's refs
     FOLDER/written/data/share10-written-area-0-1-... what its writer wrote about the others
     FOLDER/written/share10-written-area-0-1-...      step 3: retrained with that
-    FOLDER/judge-seed100-steps3000                   a reader alone: Rb-Acc of all of them
+    FOLDER/judge-seed100-steps2500                   a reader alone: Rb-Acc of all of them
 
 All runs of a seed start from the same weights and see the same data in the same order. The rows
 of the table "written" share steps 1 and 2 and the expressions of people that they learn from.

@@ -25,6 +25,7 @@ from refseg.recipes.base import Recipe, TokenConfig, WeightsConfig
 from refseg.recipes.batches import RecipeBatches
 from refseg.recipes.mutual import mutual_scenes
 from refseg.recipes.proposal_cache import CachedProposals, keep_proposals
+from refseg.recipes.rewarding import END
 from refseg.referred import referred
 from refseg.types import Batch, Labels
 
@@ -106,14 +107,19 @@ def learning(
     recipe: Recipe, model: models.Model, data: ReferDataset, kept: CachedProposals | None
 ) -> Learning:
     assert recipe.disambiguation is not None
-    references = {one.ann_id: list(one.references) for g in referred(data)[0] for one in g}
+    end = END if recipe.disambiguation.policy.cider_end else ""
+    references = {
+        one.ann_id: [text + end for text in one.references]
+        for group in referred(data)[0]
+        for one in group
+    }
     cider = CiderD(references, DocumentFrequency.fit(references))
 
     def read(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         encoded = model.tokenizer.encode(list(texts))
         return torch.from_numpy(encoded.words), torch.from_numpy(encoded.mask)
 
-    texts = Texts(model.tokenizer.decode, read, cider.score)
+    texts = Texts(model.tokenizer.decode, read, cider.score, end)
     learner = Disambiguation(model.method, recipe.disambiguation.policy, texts, kept)
     # So small a rate that the two ways, which share their weights, stay comparable.
     optimiser = torch.optim.AdamW(model.method.generator.parameters(), lr=1e-12)
@@ -137,7 +143,9 @@ def tables(anew: Learning, cached: Learning, indices: list[int], runs: int) -> d
     ways = {ANEW: anew, KEPT: cached}
     ready = {name: way.make(indices) for name, way in ways.items()}
     objects = len(ready[ANEW])
-    about = f"{len(indices)} images, {objects} objects, 5 beams of {IDS} ids"
+    policy = anew.learner.config
+    searched = f"{policy.beams} beams{' and the greedy sentence' * policy.with_greedy}"
+    about = f"{len(indices)} images, {objects} objects, {searched} of {IDS} ids"
     return {
         f"a step of {about}: batch made and learnt from": compared(
             {name: partial(whole, way, indices) for name, way in ways.items()}, runs

@@ -23,7 +23,7 @@ from refseg.describe import MATCHED
 from refseg.evaluate import read_ahead
 from refseg.label.asked import choose
 from refseg.label.job import Line, Plan, PlannedImage
-from refseg.label.options import LabelOptions
+from refseg.label.options import LabelOptions, Progress
 from refseg.label.pool import Pool
 from refseg.label.writing import write_lines
 from refseg.models import Model
@@ -79,12 +79,12 @@ class ExpressionTask:
             told += f" {chosen}"
         return told if self.pool.refs is None else f"{told} {self.pool.refs.store.name}"
 
-    def plan(self) -> Plan:
+    def plan(self, looked: Progress | None = None) -> Plan:
         """The objects to describe. Raises DataError when there are none, or images are missing.
 
-        left_out: why -> objects; see `asked.choose`.
+        looked(objects done, objects): see `asked.choose`. left_out: why -> objects; see there.
         """
-        asked, left_out = choose(self.pool, self.options)
+        asked, left_out = choose(self.pool, self.options, looked=looked)
         return Plan(self._planned(asked), left_out)
 
     def check(self) -> None:

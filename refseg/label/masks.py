@@ -18,7 +18,7 @@ from refseg.data.refer import NO_TARGET_ID
 from refseg.errors import DataError
 from refseg.evaluate import packed, read_ahead
 from refseg.label.job import Line, Plan, PlannedImage
-from refseg.label.options import LabelOptions
+from refseg.label.options import LabelOptions, Progress
 from refseg.models import Model
 from refseg.ops.masks import mask_to_box, rle_decode, rle_encode
 from refseg.types import TEXT_ONLY, Prediction, Sample
@@ -60,10 +60,11 @@ class MaskTask:
         """Of the annotations."""
         return self.dataset.hash
 
-    def plan(self) -> Plan:
+    def plan(self, looked: Progress | None = None) -> Plan:
         """Every sentence of the split. Raises DataError when none is left, or images are missing.
 
-        left_out: "excluded image", "over the limit" -> sentences.
+        looked: told nothing, as no object is looked at. left_out: "excluded image", "over the
+        limit" -> sentences.
         """
         dataset, options = self.dataset, self.options
         ids = dataset.records.column("images", "image_id")

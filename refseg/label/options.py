@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from refseg.data.selection import TextField
 from refseg.errors import ConfigError, UnknownName
+
+#: Told (done, of how many).
+Progress = Callable[[int, int], None]
 
 TASKS = ("expressions", "masks")
 FILTERS = ("area", "none", "random:N")

@@ -12,7 +12,7 @@ files have the same bytes as those of an undisturbed start, whatever the number 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from refseg.label.job import (
     settle,
 )
 from refseg.label.options import LabelOptions as LabelOptions
+from refseg.label.options import Progress
 from refseg.label.output import merge
 from refseg.label.workers import Task, answer_here, answer_in_processes, make_task
 from refseg.models import Model
@@ -39,8 +40,6 @@ from refseg.ops.files import sha256_file
 from refseg.predict import pick_device
 from refseg.recipes.provenance import digest
 from refseg.recipes.starts import CARD_ENTRY, NOT_STATED
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -80,12 +79,14 @@ def label(
     workers: int | None = None,
     device: str = "auto",
     progress: Progress | None = None,
+    looked: Progress | None = None,
 ) -> LabelResult:
     """Do the job, or what an earlier start has left of it.
 
     workers: processes, each with a model of its own; by default one for each processor or GPU.
     device: "auto" and "cuda" spread the workers over all GPUs. progress(images done, images): of
-    this start and earlier ones; told once before any work.
+    this start and earlier ones; told once before any work. looked(objects done, objects): before
+    that, while the sizes of objects are looked at.
     Raises ConfigError (the model cannot do the task), DataError (no objects, nothing left to ask,
     images missing), RunError (the folder holds another job, is in use or cannot be written).
     """
@@ -99,7 +100,7 @@ def label(
     held = read_claim(options.out, identity)  # a cheap look, before the work of planning
     plan = None if held is None else read_plan(options.out, held)
     if plan is None:
-        plan = task.plan()
+        plan = task.plan(looked)
     about = _about(options, task, model)
     job = Job(options.out, identity, about, plan, options.shard_images)
     root = task.image_root(plan)

@@ -108,11 +108,13 @@ def label_stage(job: Job) -> Stage:
         data = folder / "data"
         if job.main:
             options = label_options(recipe, config, source, data)
+            looked = Counting(job.progress, "looking at the sizes of objects")
             progress = Counting(job.progress, "writing expressions, image by image")
             workers = None if job.device.startswith("cuda") else 1  # None: all GPUs
             try:
-                label(options, workers=workers, progress=progress)
+                label(options, workers=workers, progress=progress, looked=looked)
             finally:
+                looked.close()
                 progress.close()
         job.barrier()
         return [path for path in sorted(data.iterdir()) if path.suffix in (".p", ".json")]

@@ -42,8 +42,8 @@ def identity(recipe: BaseModel) -> dict[str, Any]:
     """
     places = {"data": {"images"}, "pseudo": {"images"}}
     whole = recipe.model_dump(mode="json", exclude={"promise": True, **places})
-    for name, stages in _READ_BY.items():
-        if name in whole and not set(stages) & set(whole["stages"]):
+    for name, readers in _READ_BY.items():
+        if name in whole and not set(readers) & set(whole["stages"]):
             del whole[name]
     pseudo = whole.get("pseudo")
     if pseudo is not None and pseudo["source"] is None:

@@ -51,6 +51,8 @@ class Counting:
             self.first, self.began = done, time.monotonic()
         spent = time.monotonic() - self.began
         self.display.step(done, None, (done - self.first) / spent if spent > 0 else 0.0)
+        if done >= total:
+            self.display.close()  # a terminal shows one bar at a time
 
     def close(self) -> None:
         """Leave the terminal tidy."""

@@ -22,8 +22,9 @@ from refseg.demo import (
     show_scenes,
     write_about,
 )
+from refseg.describe import describe
 from refseg.meaning import meaning as judged
-from refseg.predict import Predictor, load
+from refseg.predict import load
 from tests.cli.conftest import Run, files_below, refused
 from tests.methods.toy import toy_model
 
@@ -82,7 +83,7 @@ def test_the_page_and_pictures(run: Run, sandbox: Path) -> None:
 
 
 def test_what_is_written_belongs_to_its_object() -> None:
-    """Asked again one region at a time, and judged by the scene itself."""
+    """Asked again one object at a time, and judged by the scene itself."""
     world = demo_world()
     writer = load("mutual-scenes", "cpu")
     shown = list(show_scenes(load("vega-scenes", "cpu"), world, 2))
@@ -97,18 +98,20 @@ def test_what_is_written_belongs_to_its_object() -> None:
         ids = picture.objects.ann_ids.tolist()
         sizes = [int(mask.sum()) for mask in picture.objects.masks]
         for row in sorted(range(len(ids)), key=lambda row: -sizes[row])[:2]:
-            region, thing = picture.objects.masks[row], by_id[ids[row]]
-            predictor = Predictor(writer).set_image(picture.image)
-            for told in predictor.describe(region, beams=5, keep=1, verify=True):
-                expected.append(
-                    (one.name, thing.kind, told.text, told.refers_back,
-                     judged(told.text, scene, thing.object_id))
-                )  # fmt: skip
+            thing = by_id[ids[row]]
+            (told,) = describe(writer, [picture], [(0, row)], beams=5, verify=True)
+            (best,) = told.expressions
+            means = judged(best.text, scene, thing.object_id)
+            expected.append(
+                (one.name, thing.kind, told.iou, best.text, best.refers_back, best.margin, means)
+            )
     assert len(expected) == 4
-    assert [
-        (row.picture, row.described.split()[-1], row.expression, row.refers_back, row.means)
-        for row in rows
-    ] == expected
+    for row, (name, kind, iou, *rest) in zip(rows, expected, strict=True):
+        assert (row.picture, row.described.split()[-1]) == (name, kind)
+        assert row.iou == pytest.approx(iou, abs=1e-4)
+        text, back, margin, means = rest
+        assert (row.expression, row.refers_back, row.means) == (text, back, means)
+        assert row.margin == pytest.approx(margin, abs=1e-4)
 
 
 @pytest.mark.parametrize(("iou", "told"), [(0.5, "50"), (0.499, "50 (poor)"), (0.0, "0 (poor)")])

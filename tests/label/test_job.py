@@ -140,6 +140,27 @@ def test_a_finished_job_is_found_and_left(options: Options) -> None:
 
 
 @pytest.mark.usefixtures("writer")
+def test_sizes_of_objects_are_looked_at_first(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refseg.label.asked.LOOKS", 2)
+    told: list[tuple[str, int, int]] = []
+    result = label(
+        options(filter="area", min_area=0),
+        workers=1,
+        progress=lambda *step: told.append(("pictures", *step)),
+        looked=lambda *step: told.append(("objects", *step)),
+    )
+    objects = [step for step in told if step[0] == "objects"]
+    total = result.asked
+    assert objects == [("objects", n, total) for n in (*range(2, total, 2), total)]
+    assert told[: len(objects)] == objects
+    again: list[Any] = []
+    label(options(filter="area", min_area=0), workers=1, looked=lambda *step: again.append(step))
+    assert again == []  # the plan is kept
+
+
+@pytest.mark.usefixtures("writer")
 def test_progress_counts_every_image_once(options: Options) -> None:
     told: list[tuple[int, int]] = []
     result = label(options(pictures_at_once=3), workers=1, progress=lambda *step: told.append(step))

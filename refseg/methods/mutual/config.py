@@ -121,6 +121,8 @@ class GeneratorConfig(MethodConfig):
         (padding, [UNK], [CLS], [MASK]); their probability is not shared out among the others.
     tied: the output layer's weights are the word table's (silent; 7.8 M parameters fewer).
     dropout: 0.1 while learning from sentences, 0 while learning from rewards.
+    rank: by which log-probability found sentences compete, the "sum" or the "mean" of their words'
+        (silent); step 2 takes the sum, whose gradient Eq. 4 is.
     """
 
     width: int = Field(default=256, ge=1)
@@ -135,6 +137,7 @@ class GeneratorConfig(MethodConfig):
     pad: int = Field(default=0, ge=0)
     never: tuple[int, ...] = (0, 100, 101, 103)
     tied: bool = True
+    rank: Literal["sum", "mean"] = "sum"
     indicator: IndicatorConfig = IndicatorConfig()
 
     @model_validator(mode="after")

@@ -109,7 +109,7 @@ class Disambiguation(nn.Module):
         assert batch.targets is not None
         ids = objects_of(batch).ann_ids[image_of, batch.targets[rows]].tolist()
         memory = method.remember(proposals, image_of, target)
-        found = [method.generator.write(_detached(memory), beams=self.config.beams)]
+        found = [method.generator.write(_detached(memory), beams=self.config.beams, rank="sum")]
         greedy = None
         if self.config.with_greedy or self.config.baseline == "greedy":
             best = method.generator.write(_detached(memory), beams=1)

@@ -18,7 +18,7 @@ C width of a proposal, D width here, V words, h heads.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -158,11 +158,18 @@ class Generator(nn.Module):
             past.append(ready)
         return self._logits(x).view(*last.shape, -1), Writing(state.memory, tuple(past))
 
-    def write(self, memory: Memory, *, beams: int, keep: int | None = None) -> Found:
+    def write(
+        self,
+        memory: Memory,
+        *,
+        beams: int,
+        keep: int | None = None,
+        rank: Literal["sum", "mean"] | None = None,
+    ) -> Found:
         """The best `keep` (None: `beams`) sentences of each object; beams = 1 is greedy.
 
-        Best by the sum of log-probabilities, the one that step 2's gradient is of. Without
-        gradient; `forward` over the found words gives their log-probabilities with it.
+        rank: by what they compete; None: as `config.rank` says. Without gradient; `forward` over
+        the found words gives their log-probabilities with it.
         """
         config = self.config
         rules = Rules(
@@ -172,6 +179,7 @@ class Generator(nn.Module):
             keep=keep,
             never=config.never,
             pad=config.pad,
+            rank=rank or config.rank,
         )
         start = torch.full((len(memory),), config.start, device=memory.layers[0].keys.device)
         return beam_search(self.step, self.begin(memory), start, rules)

@@ -50,6 +50,7 @@ HEADS: dict[str, Any] = {
     "generator.pad": 9,
     "generator.never": ONE_WORD,
     "generator.tied": False,
+    "generator.rank": "mean",
     "generator.indicator.target_only": True,
     "generator.indicator.init_std": 0.5,
     "selection.width": 16,

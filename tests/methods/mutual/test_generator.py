@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -187,19 +187,24 @@ def test_beam_scores_are_teacher_forced(beams: int) -> None:
     assert all(len({tuple(row) for row in item}) == beams for item in found.words.tolist())
 
 
-def test_many_beams_are_exhaustive_search() -> None:
-    """All sentences of up to two of six words, scored one by one."""
-    model = generator(max_words=4)
+@pytest.mark.parametrize("rank", ["sum", "mean"])
+def test_many_beams_are_exhaustive_search(rank: Literal["sum", "mean"]) -> None:
+    """All sentences of up to two of six words, scored one by one; by the mean where asked."""
+    model = generator(max_words=4, rank=rank)
     with torch.no_grad():
         memory = model.remember(proposals(), IMAGE_OF, TARGET)
         found = model.write(memory, beams=6, keep=4)
+        asked = generator(max_words=4).write(memory, beams=6, keep=4, rank=rank)
         options = [w for n in (1, 2) for w in product(range(5, V), repeat=n)]
         scores = []
         for option in options:
             words = torch.tensor([2, *option, 3]).expand(E, -1)
-            scores.append(token_log_p(model(words[:, :-1], memory), words[:, 1:]).sum(-1))
+            log_p = token_log_p(model(words[:, :-1], memory), words[:, 1:])
+            scores.append(log_p.mean(-1) if rank == "mean" else log_p.sum(-1))
     best = torch.stack(scores, dim=1).topk(4, dim=1)
-    torch.testing.assert_close(found.log_p, best.values)
+    by = found.lengths if rank == "mean" else 1
+    torch.testing.assert_close(found.log_p / by, best.values)
+    assert torch.equal(asked.words, found.words)  # the question counts more than the config
     for e in range(E):
         lengths = found.lengths[e].tolist()
         rows = zip(found.words[e].tolist(), lengths, strict=True)
