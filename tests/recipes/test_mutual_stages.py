@@ -243,7 +243,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(
         (RecipeBatches, "__call__", 1, "disambiguate"),
         (mutual_stages, "label", 0, "label"),
         (RecipeBatches, "__call__", 2, "retrain"),
-        (RecipeBatches, "__call__", 1, "disambiguate_again"),
+        (rewarding.Disambiguation, "forward", 1, "disambiguate_again"),
         (runner, "publish", 0, None),
     ]
     for owner, name, count, stage in deaths:
