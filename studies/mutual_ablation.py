@@ -118,6 +118,7 @@ def _outcome(asked: Ablation, done: Sequence[Finished], judge: Trained) -> Outco
     numbers = {
         "table": asked.table,
         "steps": done[0].steps,
+        "world": _recipe(asked, asked.seeds[0]).data.name,
         "share": asked.share if asked.table == "written" else None,
         "rows": summary(done, asked.variants, measures),
         "differences": differences(done, asked.variants, compared, pairs),

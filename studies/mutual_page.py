@@ -50,6 +50,7 @@ def ablation(numbers: Numbers) -> Values:
         "pairs": mutual_tables.pairs(numbers),
         "note": numbers["note"],
         "steps": f"{numbers['steps']:,}",
+        "world": str(numbers["world"]),
         "judge": mutual_tables.identity(numbers["judge"]),
     }
     if numbers["table"] == "written":
