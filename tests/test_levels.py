@@ -13,7 +13,7 @@ PACKAGE = ROOT / "refseg"
 # Unit (a folder or a file of the package) -> the units that it may import besides itself.
 CORE = {"types", "errors"}
 FLAT = {path.stem for path in PACKAGE.glob("*.py")} - {"types", "errors", "method", "__init__"}
-FLAT |= {"label"}
+FLAT |= {"label", "pull"}
 TRAIN = CORE | {"ops", "method"}
 METHODS = TRAIN | {"nn"}
 BELOW_TOP = CORE | {"ops", "metrics", "nn", "data", "method", "methods", "train"}

@@ -55,7 +55,9 @@ def sub_command(words: list[str]) -> tuple[Any, list[str]]:
 def check_refseg(words: list[str]) -> None:
     """The words parse, a named recipe exists, and its settings can be set."""
     command, rest = sub_command(words)
-    assert not getattr(command, "commands", {}), f"no such command: {words}"
+    if getattr(command, "commands", {}):  # a group; `refseg models` may stand alone
+        alone = command.invoke_without_command and all(word.startswith("-") for word in rest)
+        assert alone, f"no such command: {words}"
     told = command.make_context(command.name, list(rest)).params
     if "recipe" in told:
         name = told["recipe"]

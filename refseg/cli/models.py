@@ -1,4 +1,4 @@
-"""`refseg models`: what can be loaded by name."""
+"""`refseg models`: what can be loaded by name; `refseg models pull` is in pull.py."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from refseg.cli import ui
 from refseg.cli.options import Json
+from refseg.cli.pull import pull
+from refseg.errors import ConfigError
 
 
-def models(json: Json = False) -> None:
+def models(context: typer.Context, json: Json = False) -> None:
     """List the models in the package and those fetched from the hub before.
 
     The mIoU and, of models that choose among proposals, that of always choosing the best (oracle)
@@ -20,6 +24,11 @@ def models(json: Json = False) -> None:
     "metrics", "evaluation": {"data", "split", "expressions", "protocol", "chosen by"}, "folder"};
     the evaluation is null where the model card does not say what its metrics were measured on.
     """
+    if context.invoked_subcommand is not None:
+        if json:
+            verb = context.invoked_subcommand
+            raise ConfigError("--json stands before the command", remedy=f"models {verb} --json")
+        return
     with ui.results_only(json):
         rows = [_row(folder, source) for folder, source in _folders()]
     if json:
@@ -132,3 +141,8 @@ def _measured_on(evaluation: dict[str, Any] | None) -> str:
     if evaluation.get("chosen by"):
         notes.append("chosen on it")
     return f"{place} ({', '.join(notes)})" if notes else place
+
+
+app = typer.Typer(help=ui.help_of(models), invoke_without_command=True, rich_markup_mode="markdown")
+app.callback()(models)
+ui.add(app, "pull", pull)

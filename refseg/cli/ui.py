@@ -28,9 +28,14 @@ STATUS_COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def add(app: Typer, name: str, verb: Callable[..., None]) -> None:
-    """Add a command; its help is the docstring, each paragraph on one line to be wrapped."""
+    """Add a command; its help is the docstring."""
+    app.command(name, help=help_of(verb))(verb)
+
+
+def help_of(verb: Callable[..., None]) -> str:
+    """The docstring, each paragraph on one line to be wrapped."""
     paragraphs = inspect.cleandoc(verb.__doc__ or "").split("\n\n")
-    app.command(name, help="\n\n".join(" ".join(one.split()) for one in paragraphs))(verb)
+    return "\n\n".join(" ".join(one.split()) for one in paragraphs)
 
 
 def stdout() -> Console:

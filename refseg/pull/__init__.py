@@ -1,0 +1,1 @@
+"""Openly licensed weights of others, fetched into the user's cache: see `refseg.pull.run`."""
