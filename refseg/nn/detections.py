@@ -63,7 +63,8 @@ def join(detected: Detected, joining: Joining = Joining()) -> Found:
     alike = likeliest[order][:, None] == likeliest[order][None]
     one = (overlap >= joining.any) | (alike & (overlap >= joining.same))
     free = np.ones(len(order), bool)
-    kept, told = [], []
+    kept: list[int] = []
+    told: list[NDArray[np.float32]] = []
     for row in range(len(order)):  # greedily, from the surest
         if not free[row]:
             continue

@@ -74,7 +74,7 @@ def _array(tensor: memoryview) -> NDArray[np.float32] | None:
     if dict(parts).get(1) != FLOAT:
         return None
     shape = [
-        next((int(value) for key, value in fields(_bytes(dim)) if key == 1), 0)  # type: ignore[arg-type]
+        next((int(value) for key, value in fields(_bytes(dim)) if key == 1), 0)
         for number, whole in parts
         if number == 2
         for place, dim in fields(_bytes(whole))

@@ -155,10 +155,9 @@ def anchors() -> Tensor:
 
 def decode_boxes(predicted: Tensor, anchor: Tensor) -> Tensor:
     """predicted [..., A, 4] (y, x, height, width) -> xyxy, shares of the picture, [..., A, 4]."""
-    moved, stretched = predicted.split(2, dim=-1)
-    middle, size = anchor.split(2, dim=-1)
-    middle = moved / 10 * size + middle
-    half = (stretched / 5).exp() * size / 2
+    size = anchor[..., 2:]
+    middle = predicted[..., :2] / 10 * size + anchor[..., :2]
+    half = (predicted[..., 2:] / 5).exp() * size / 2
     return torch.cat([(middle - half).flip(-1), (middle + half).flip(-1)], dim=-1)
 
 
