@@ -1,6 +1,7 @@
 # make          what can be made
 # make demo     install, then the main job: masks for expressions, expressions for objects, a page
-# make studies  measure the bundled models and rewrite docs/results.md (JUDGE=RUN: what is written, too)
+# make studies  measure the bundled vega-scenes and rewrite docs/results.md;
+#               JUDGE=RUN STEPS=RUN: mutual-scenes, too, by a judge, and the run that made it
 # make bench    time and memory
 # make test     every test; make check: format, lint, types, import levels, docs match --help
 
@@ -44,7 +45,7 @@ docs: $(READY)
 
 studies: $(READY)
 	$(BIN)/python -m studies.vega all
-	$(if $(JUDGE),$(BIN)/python -m studies.mutual scenes --judge $(JUDGE))
+	$(if $(JUDGE),$(BIN)/python -m studies.mutual scenes --judge $(JUDGE) --run $(STEPS))
 	$(BIN)/python -m studies.results
 
 bench: $(READY)

@@ -146,11 +146,15 @@ def write_about(writer: Model, world: Path, shown: Sequence[Shown]) -> list[Writ
         for row, described in zip(largest, found, strict=True):
             # Annotations are numbered as the scene lists its objects.
             item = scene.objects[sorted(ids).index(ids[row])]
-            iou = described.iou or 0.0
+            assert described.iou is not None  # the writer's proposals are predicted
             for best in described.expressions:
                 means = rendered.meaning(best.text, one.image_row, ids[row])
-                back, margin = bool(best.refers_back), best.margin or 0.0
-                rows.append(WrittenRow(one.name, named(item), iou, best.text, back, margin, means))
+                assert best.refers_back is not None
+                assert best.margin is not None
+                back, margin = best.refers_back, best.margin
+                rows.append(
+                    WrittenRow(one.name, named(item), described.iou, best.text, back, margin, means)
+                )
     return rows
 
 

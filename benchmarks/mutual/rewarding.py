@@ -5,28 +5,25 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from benchmarks.mutual.measuring import Table, compared, fix_length, same
 from refseg import models
 from refseg.data.catalog import open_data
 from refseg.data.dataset import ReferDataset
 from refseg.data.scenes.build import ensure_scenes
-from refseg.methods.mutual.disambiguation import Disambiguation, Texts
-from refseg.metrics.captions import CiderD, DocumentFrequency
+from refseg.methods.mutual.disambiguation import Disambiguation
 from refseg.recipes.base import Recipe, TokenConfig, WeightsConfig
 from refseg.recipes.batches import RecipeBatches
 from refseg.recipes.mutual import mutual_scenes
 from refseg.recipes.proposal_cache import CachedProposals, keep_proposals
-from refseg.recipes.rewarding import END
-from refseg.referred import referred
+from refseg.recipes.rewarding import texts_of
 from refseg.types import Batch, Labels
 
 IDS = 8  # of a written sentence: about what a trained model writes about the world
@@ -107,19 +104,7 @@ def learning(
     recipe: Recipe, model: models.Model, data: ReferDataset, kept: CachedProposals | None
 ) -> Learning:
     assert recipe.disambiguation is not None
-    end = END if recipe.disambiguation.policy.cider_end else ""
-    references = {
-        one.ann_id: [text + end for text in one.references]
-        for group in referred(data)[0]
-        for one in group
-    }
-    cider = CiderD(references, DocumentFrequency.fit(references))
-
-    def read(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        encoded = model.tokenizer.encode(list(texts))
-        return torch.from_numpy(encoded.words), torch.from_numpy(encoded.mask)
-
-    texts = Texts(model.tokenizer.decode, read, cider.score, end)
+    texts = texts_of(model, data, list(range(len(data))), recipe.disambiguation)
     learner = Disambiguation(model.method, recipe.disambiguation.policy, texts, kept)
     # So small a rate that the two ways, which share their weights, stay comparable.
     optimiser = torch.optim.AdamW(model.method.generator.parameters(), lr=1e-12)

@@ -210,7 +210,8 @@ def label(
         for name in (data, *([] if refs is None else [refs])):
             if not Path(name).expanduser().is_file():
                 ready_data(name)
-        with _looking() as looked, _progress(f"{task} by {model}") as told:
+        looking = ui.progress_when_told("looking at the sizes of {} objects")
+        with looking as looked, _progress(f"{task} by {model}") as told:
             result = run(options, workers=workers, device=device, progress=told, looked=looked)
     if json:
         ui.emit_json(result.to_json())
@@ -230,24 +231,6 @@ def check_options(task: str, kind: str, given: dict[str, Any]) -> None:
     for name in FILTERS:  # LabelOptions tells of others
         if name.partition(":")[0] == kind.partition(":")[0]:
             check_belongs("--filter", name, given, OF_FILTER)
-
-
-@contextmanager
-def _looking() -> Iterator[Callable[[int, int], None]]:
-    """A bar over the objects whose sizes are looked at; gone before the pictures have theirs."""
-    with ExitStack() as stack:
-        told: Callable[[int, int], None] | None = None
-
-        def looked(done: int, total: int) -> None:
-            nonlocal told
-            if told is None:
-                bar = ui.progress("looking at the sizes of objects", total)
-                told = ui.steps(stack.enter_context(bar))
-            told(done, total)
-            if done == total:
-                stack.close()
-
-        yield looked
 
 
 @contextmanager

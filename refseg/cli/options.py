@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -75,20 +75,9 @@ def ready_data(name: str) -> None:
         find_folder(name, progress=told)
 
 
-@contextmanager
-def rendering() -> Iterator[Callable[[int, int], None]]:
+def rendering() -> AbstractContextManager[Callable[[int, int], None]]:
     """progress(done, total) that shows a bar from its first call on."""
-    with ExitStack() as stack:
-        told: Callable[[int, int], None] | None = None
-
-        def progress(done: int, total: int) -> None:
-            nonlocal told
-            if told is None:
-                title = f"rendering {total:,} scenes (once)"
-                told = ui.steps(stack.enter_context(ui.progress(title, total)))
-            told(done, total)
-
-        yield progress
+    return ui.progress_when_told("rendering {} scenes (once)")
 
 
 def check_writable(option: str, path: Path) -> None:

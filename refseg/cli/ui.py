@@ -206,6 +206,23 @@ def steps(tick: Tick) -> Callable[[int, int], None]:
 
 
 @contextlib.contextmanager
+def progress_when_told(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar from the first (done, total) on that goes when all is done. title: {} is the total."""
+    with contextlib.ExitStack() as stack:
+        told: Callable[[int, int], None] | None = None
+
+        def tell(done: int, total: int) -> None:
+            nonlocal told
+            if told is None:
+                told = steps(stack.enter_context(progress(title.format(f"{total:,}"), total)))
+            told(done, total)
+            if done >= total:
+                stack.close()  # a terminal shows one bar at a time
+
+        yield tell
+
+
+@contextlib.contextmanager
 def progress_by_title() -> Iterator[Callable[[str, int, int], None]]:
     """For work in several parts, each told as (title, done, total): a bar for the present part."""
     with contextlib.ExitStack() as stack:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -187,14 +187,7 @@ def one_start(out: Path) -> Iterator[None]:
     with write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     try:
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(run_lock(out))
-            except RunError as error:
-                if not isinstance(error.__cause__, BlockingIOError):
-                    raise
-                told = f"another process is labelling in {out}"
-                raise RunError(told, remedy=error.remedy) from error
+        with run_lock(out, "another process is labelling in"):
             for folder in (out, out / SHARDS):
                 clean_leftovers(folder)
             yield

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -56,7 +56,8 @@ def one_pull(folder: Path) -> Iterator[Path]:
     """
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _held(folder):
+    held = "another process is pulling into", "wait until it is done; what it brings is for both"
+    with run_lock(folder, *held):
         work = folder / WORK
         try:
             with write_errors(work):
@@ -100,21 +101,6 @@ def _tidy(folder: Path) -> None:
         if {path.name for path in folder.iterdir()} <= {".lock"}:
             (folder / ".lock").unlink(missing_ok=True)
             folder.rmdir()
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(run_lock(folder))
-        except RunError as error:
-            if not isinstance(error.__cause__, BlockingIOError):
-                raise
-            raise RunError(
-                f"another process is pulling into {folder}",
-                remedy="wait until it is done; what it brings is there for both",
-            ) from error
-        yield
 
 
 def _recognised(part: Part, name: str) -> Kept | None:

@@ -71,16 +71,18 @@ def _ready(job: Job, config: DisambiguationConfig, data: ReferDataset, start: Pa
     recipe = job.recipe
     model = models.load(start)
     rows = subset(len(data), recipe.data.limit, recipe.train.seed)
-    texts = _texts(model, data, rows, config)
+    texts = texts_of(model, data, rows, config)
     Disambiguation(model.method, config.policy, texts)  # refuses a model with one head
     return _Ready(start, model, data, rows, texts)
 
 
-def _texts(
+def texts_of(
     model: models.Model, data: ReferDataset, rows: list[int], config: DisambiguationConfig
 ) -> Texts:
-    """References are what people wrote about the rows' objects, all sentences of a ref; the idf is
-    of these: that of a batch would be meaningless.
+    """What step 2 must be told of words, for the items `rows` of `data`.
+
+    References are what people wrote about the rows' objects, all sentences of a ref; the idf is of
+    these: that of a batch would be meaningless. Raises DataError as `merged_references`.
     """
     about = _described(data, rows)
     end = END if config.policy.cider_end else ""

@@ -121,7 +121,7 @@ def test_a_sentence_that_breaks_off_earns_less_where_ends_are_words(
     config = recipe.disambiguation.model_copy(update={"policy": policy})
     data, model = open_split(recipe, "train"), models.load(whole / "train" / "model")
     rows = list(range(len(data)))
-    texts = rewarding._texts(model, data, rows, config)
+    texts = rewarding.texts_of(model, data, rows, config)
     one = max(rewarding._described(data, rows), key=lambda each: len(each.references[0].split()))
     said = one.references[0]
     tails = ("", texts.end, f" behind the{texts.end}")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -351,6 +352,20 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     run(tmp_path)
     with (tmp_path / ".lock").open("w") as stream:
         fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back
+
+
+def test_a_disk_without_locks_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else is blamed."""
+
+    def refuse(*given: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with pytest.raises(RunError, match="cannot be locked: No locks available") as caught:
+        run(tmp_path)
+    assert "disk" in caught.value.remedy
 
 
 def test_a_run_folder_that_is_a_file(tmp_path: Path) -> None:
