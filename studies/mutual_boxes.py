@@ -34,10 +34,16 @@ WRITER, JUDGE = "writer-seed0", "judge-seed1"
 BEFORE, MAIN, PRINTED = "before step 2", "unambiguity+CIDEr", "beams alone"
 NEVER = "never_train.txt"
 NO_CIDER = "disambiguation.policy.cider=0"
-#: Eq. 4 as printed, whatever the recipe adds to it.
+#: Eq. 4 as printed but for the baseline, and the paper's constant rate, whatever the recipe has.
 AS_PRINTED = tuple(
-    f"disambiguation.policy.{one}"
-    for one in ("weighting=equal", "cider_end=false", "with_greedy=false")
+    f"disambiguation.{one}"
+    for one in (
+        "policy.weighting=equal",
+        "policy.cider_end=false",
+        "policy.with_greedy=false",
+        "train.schedule=constant",
+        "train.ema=null",
+    )
 )
 #: Rewards of Table 5, and Eq. 4 as printed: variant -> what differs from the recipe.
 REWARDS: Mapping[str, tuple[str, ...]] = {

@@ -6,7 +6,7 @@ window to window) and an MLP. Between two stages the map is halved, but for the 
 MobileSAM, so that 1024 px give 64 x 64 places. A neck brings them to SAM's width.
 
 It is made to be used, not trained: batch norms are folded into the convolutions before them
-(`refseg.nn.mobile_sam.convert`), and there is neither dropout nor stochastic depth.
+(`refseg.nn.sam_convert`), and there is neither dropout nor stochastic depth.
 
 Sources: Wu et al., "TinyViT", ECCV 2022, section 4.2 (the 5 M model); Zhang et al., "Faster
 Segment Anything", arXiv:2306.14289 (stride 1 at the end, the neck); Kirillov et al., "Segment

@@ -239,8 +239,8 @@ def test_it_sees_what_opencv_sees_in_the_same_graph(shared_data: Path) -> None:
                 continue
             box = np.clip(shares, 0, 1) * [width, height, width, height]
             apart = np.abs(found.boxes - box).max(axis=1)
-            near = np.flatnonzero(apart < 0.2)  # px
+            near = np.flatnonzero(apart < 0.1)  # px
             same = np.abs(found.probabilities[near, int(number)] - score)
-            assert same.min() < 1e-4
+            assert same.min() < 1e-5
             seen += 1
     assert seen > 10

@@ -300,7 +300,9 @@ def test_step_2_of_a_given_model_without_kept_proposals(
     recipe: Recipe, whole: Path, tmp_path: Path
 ) -> None:
     start, folder = whole / "train" / "model", tmp_path / "alone"
-    result = again(only_step_2(recipe, start, "disambiguation.cached=false"), folder)
+    # Averaging must leave the other parts' bits alone, too.
+    told = ["disambiguation.cached=false", "disambiguation.train.ema=0.7"]
+    result = again(only_step_2(recipe, start, *told), folder)
     assert not (folder / "disambiguate" / "proposals").exists()
     assert (whole / "disambiguate" / "proposals" / "features.npy").is_file()
     (folder / "train").mkdir()
