@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,61 +13,21 @@ import torch
 
 from refseg import models
 from refseg.data.catalog import open_data, open_records
-from refseg.data.scenes.model import KINDS
 from refseg.data.transforms import AugmentConfig
-from refseg.errors import ConfigError, ModelError, RefsegError, RunError
+from refseg.errors import ConfigError, ModelError, RunError
 from refseg.nn.weights import read_state
 from refseg.ops.files import sha256_file
 from refseg.recipes import mutual_stages, rewarding, runner
 from refseg.recipes.base import Recipe
 from refseg.recipes.batches import RecipeBatches, subset
-from refseg.recipes.catalog import get_recipe
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.provenance import identity
-from refseg.recipes.runner import RunResult, run_recipe
+from refseg.recipes.runner import run_recipe
 from refseg.recipes.training import Job, open_split
 from refseg.types import Labels
-from tests.worlds import WORLD_IMAGES
+from tests.recipes.mutual_small import ALL, LIMIT, Killed, again, fail_after
 
-ALL = ("train", "disambiguate", "label", "retrain", "disambiguate_again")
 WITH_MODEL = ("train", "disambiguate", "retrain", "disambiguate_again")
-LIMIT = 20
-SHORT = ("steps=2", "batch_size=2", "workers=0", "save_every=1", "warmup=0", "cpu=true")
-HEAD = ("width=16", "heads=2", "layers=1", "mlp_width=32")
-SMALL = {
-    "method.extractor.backbone": (
-        "image_size=64", "width=8", "depths=[1,1,1,1]", "heads=[1,2,2,2]", "window=4",
-    ),
-    "method.extractor": (
-        "queries=10", "width=32", "heads=2", "mlp_width=32", "layers=1", "pixel_layers=1",
-        "pixel_mlp_width=32", "points.points=40",
-    ),
-    "method.text": (*HEAD, "vocab_size=200", "max_positions=16"),
-    "method.generator": (*HEAD, "vocab_size=200", "max_words=8"),
-    "method.selection": (*HEAD, "score_width=16"),
-    "weights": ("proposals=null", "text=null"),
-    "tokens": ("source=data", "vocabulary=200", "max_words=8"),
-    "data": ("evaluate=null", "per_image=3"),
-    "train": SHORT,
-    "disambiguation": ("policy.beams=2", *(f"train.{one}" for one in SHORT)),
-    "pseudo": ("beams=2", "min_area=0", "split=train+pool"),
-}  # fmt: skip
-
-
-def settings(*without: str) -> list[str]:
-    chosen = {group: ones for group, ones in SMALL.items() if group not in without}
-    return [f"{group}.{one}" for group, ones in chosen.items() for one in ones]
-
-
-@pytest.fixture(scope="module")
-def world(cache: Path) -> Path:
-    return cache / f"scenes-v1-0-{WORLD_IMAGES}" / "scenes"
-
-
-@pytest.fixture(scope="module")
-def recipe(world: Path) -> Recipe:
-    more = [f"data.name={world}", f"data.limit={LIMIT}", "preprocess.size=64"]
-    return apply_overrides(get_recipe("mutual_scenes"), [*settings(), *more])
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +47,6 @@ def moved(run: Path, before: str, after: str) -> set[str]:
     one, other = tensors(run / before), tensors(run / after)
     assert one.keys() == other.keys()
     return {name for name in one if not torch.equal(one[name], other[name])}
-
-
-def again(recipe: Recipe, folder: Path) -> RunResult:
-    return run_recipe(recipe, folder, progress="none")
 
 
 def test_a_finished_run_is_left_alone(recipe: Recipe, whole: Path) -> None:
@@ -215,23 +170,6 @@ def test_a_batch_of_written_expressions_alone(recipe: Recipe, whole: Path) -> No
     assert not any(p.grad.any() for p in model.method.generator.parameters())
 
 
-class Killed(BaseException):
-    """As Ctrl-C: nothing catches it."""
-
-
-def fail_after(count: int, call: Callable[..., Any]) -> Callable[..., Any]:
-    left = count
-
-    def counted(*given: Any, **named: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Killed
-        return call(*given, **named)
-
-    return counted
-
-
 def test_killed_in_every_stage_it_ends_with_the_same_bits(
     recipe: Recipe, whole: Path, tmp_path: Path
 ) -> None:
@@ -260,21 +198,6 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     for name in WITH_MODEL:
         assert moved_between(folder / name, whole / name) == set()
-
-
-def test_what_no_stage_reads_is_no_part_of_a_run(recipe: Recipe) -> None:
-    """A setting of step 2 neither stops nor repeats a run of step 1 alone."""
-    told = ["disambiguation.policy.tau=1", "pseudo.weight=0.5"]
-    parts = {"disambiguation": 0, "pseudo": 1}
-    for stages, read in (
-        ("train", ()),
-        ("train,disambiguate", ("disambiguation",)),
-        ("train,disambiguate,label,retrain", ("disambiguation", "pseudo")),
-    ):
-        one = apply_overrides(recipe, [f"stages=[{stages}]"])
-        for name, place in parts.items():
-            other = apply_overrides(one, [told[place]])
-            assert (identity(one) != identity(other)) == (name in read)
 
 
 def moved_between(one: Path, other: Path) -> set[str]:
@@ -361,48 +284,6 @@ def test_kept_proposals_of_another_model_are_refused(
     assert "disambiguate" in caught.value.remedy
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"pseudo": None}, "need the group pseudo"),
-        ({"disambiguation": None}, "needs the group disambiguation"),
-        ({"stages": ("label", "retrain")}, '"label" goes on from "disambiguate"'),
-        ({"stages": ("disambiguate", "train")}, '"disambiguate" goes on from "train"'),
-        ({"stages": ("train", "retrain")}, '"retrain" goes on from "label"'),
-    ],
-)
-def test_what_a_late_stage_lacks_is_told_at_once(
-    recipe: Recipe, tmp_path: Path, changes: dict[str, Any], told: str
-) -> None:
-    with pytest.raises(ConfigError, match=told) as caught:
-        again(recipe.model_copy(update=changes), tmp_path / "run")
-    assert caught.value.remedy
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("setting", "told", "remedy"),
-    [
-        (
-            "pseudo.source=coco/nowhere.json",
-            "pseudo.source=coco/nowhere.json: ",
-            "COCO's instances",
-        ),
-        ("pseudo.source=nowhere.json", 'unknown data set "nowhere.json"', "pseudo.source=null"),
-        ("pseudo.images=pictures", "there is no pseudo.source", "data.images"),
-        ("pseudo.filter=random:99999", "99,999 objects, but scenes has only", "draw fewer"),
-        ("pseudo.split=pond", 'unknown split of scenes "pond"', "pool"),
-    ],
-)
-def test_a_pool_that_will_not_do_is_told_at_once(
-    recipe: Recipe, tmp_path: Path, setting: str, told: str, remedy: str
-) -> None:
-    with pytest.raises(RefsegError, match=told) as caught:
-        again(apply_overrides(recipe, [setting]), tmp_path / "run")
-    assert remedy in caught.value.remedy
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_pool_of_coco(recipe: Recipe, whole: Path, world: Path, tmp_path: Path) -> None:
     """COCO's file names the same pictures and objects: the same are written about."""
     coco = tmp_path / "instances_train.json"
@@ -471,33 +352,3 @@ def test_other_processes_wait_for_the_one_that_writes(
     job = Job(recipe, tmp_path, False, "none", None, (1, 2), written)
     outputs = mutual_stages.label_stage(job).run(tmp_path / "label")
     assert [path.name for path in outputs] == ["refs(refseg).p"]
-
-
-def test_all_stages_without_a_pixel(recipe: Recipe, world: Path, tmp_path: Path) -> None:
-    """Proposals are the annotated objects; not one image is opened."""
-    assert recipe.pseudo is not None
-    base = get_recipe("mutual_refcoco_boxes").model_copy(
-        update={"pseudo": recipe.pseudo, "stages": ALL}
-    )
-    kinds = "[" + ",".join(KINDS) + "]"
-    boxes = apply_overrides(base, [
-        *settings("method.extractor", "method.extractor.backbone", "weights"),
-        "method.extractor.width=16", f"method.extractor.classes={kinds}",
-        f"data.name={world}", "data.split_by=null", "data.limit=30",
-    ])  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("refseg.data.dataset.read_checked", fail_after(0, print))
-        patch.setattr("refseg.data.pictures.read_checked", fail_after(0, print))
-        patch.setattr("refseg.data.pictures.decode_segmentation", fail_after(0, print))
-        result = again(boxes, tmp_path / "run")
-    assert result.skipped == ()
-    assert not (tmp_path / "run" / "disambiguate" / "proposals").exists()
-    assert again(boxes, tmp_path / "run").skipped == ALL
-    manifest = json.loads((tmp_path / "run" / "label" / "manifest.json").read_text())
-    assert manifest["labels"] == "text+box+category"
-    # The world has masks, which were not granted: none is decoded, counted or passed on.
-    told = json.loads((tmp_path / "run" / "label" / "data" / "labels.json").read_text())
-    assert told["labels seen here"] == "text+box+category"
-    written = json.loads((tmp_path / "run" / "label" / "data" / "instances.json").read_text())
-    assert {one.get("segmentation") for one in written["annotations"]} == {None}
-    assert all(one["bbox"] for one in written["annotations"])
