@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from refseg.pull import parts
 from refseg.pull.index import Index
 from refseg.pull.parts import Archive, Conversion, File, Hub, Part
+from refseg.pull.run import PullResult
 from tests.pull.shelf import Shelf, sdist, serving, sha256, wheel
 
 GRAPH, TEXT, RAW = (
@@ -58,6 +61,8 @@ MASKS = Part(
     conversion=Conversion("sam.safetensors", convert, 1, "made into safetensors"),
 )
 KEPT = ["graph.pb", "graph.txt", "sam.safetensors"]
+ALL = sorted([*KEPT, "LICENCES.md", "provenance.json", ".lock"])
+HUB = "/hub/somebody/sam/weights/sam.pt"
 
 
 def fill(shelf: Shelf) -> None:
@@ -97,3 +102,23 @@ def index(shelf: Shelf) -> Index:
 def names(folder: Path) -> list[str]:
     """Everything below, hidden files too."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def states(result: PullResult) -> list[str]:
+    return [file.state for file in result.files]
+
+
+def check(folder: Path) -> None:
+    """Everything is there, right, and nothing else."""
+    assert names(folder) == ALL
+    assert (folder / "graph.pb").read_bytes() == GRAPH
+    assert (folder / "graph.txt").read_bytes() == TEXT
+    raw = folder.parent / "raw"
+    raw.write_bytes(RAW)
+    made, wanted = load_file(folder / "sam.safetensors"), convert(raw)
+    raw.unlink()
+    assert set(made) == set(wanted)
+    assert all(made[key].equal(wanted[key]) for key in made)
+    for one in json.loads((folder / "provenance.json").read_text())["files"]:
+        data = (folder / one["name"]).read_bytes()
+        assert (one["bytes"], one["sha256"]) == (len(data), sha256(data))
