@@ -181,14 +181,16 @@ def _without_pixels(data: ReferDataset) -> ReferDataset:
 def _card(
     job: Job, config: DisambiguationConfig, model: models.Model, result: FitResult
 ) -> dict[str, object]:
-    policy = config.policy
+    policy, train = config.policy, config.train
+    averaged = "" if train.ema is None else f", averaged by {train.ema:g}"
     kept = {key: value for key, value in model.card.items() if key not in ("command",)}
     told = {
-        "disambiguation": f"{result.steps} steps of {config.train.batch_size} images, "
+        "disambiguation": f"{result.steps} steps of {train.batch_size} images, "
         f"{policy.beams} beams{' and the greedy sentence' * policy.with_greedy}, alpha "
         f"{policy.alpha:g}, tau {policy.tau:g}, {policy.form}, CIDEr x {policy.cider:g}"
         f"{' with ends' * policy.cider_end}, baseline {policy.baseline}, weights "
-        f"{policy.weighting}{', log p by mean' * (policy.log_p == 'mean')}"
+        f"{policy.weighting}{', log p by mean' * (policy.log_p == 'mean')}, "
+        f"{train.schedule} rate{averaged}"
         + "".join(f", merged with {Path(name).name}" for name in config.merge),
     }
     return {**kept, **told, **({"command": job.command} if job.command else {})}
