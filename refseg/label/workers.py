@@ -1,6 +1,6 @@
 """Processes that answer shards; which of them takes which shard changes nothing.
 
-Workers are plain child interpreters (see `refseg.data.scenes.workers` for why): they are handed
+Workers are child interpreters (`refseg.ops.children`): they are handed
 one shard's number after the other on standard input, write the shard, and tell on standard output
 how far they are. A worker whose parent was killed stops after its shard.
 """
@@ -10,19 +10,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 
-import refseg
 from refseg import models
 from refseg.errors import RefsegError, RunError
 from refseg.label.expressions import ExpressionTask
@@ -30,6 +27,7 @@ from refseg.label.job import Job, Line, read_job, write_shard
 from refseg.label.masks import MaskTask
 from refseg.label.options import LabelOptions
 from refseg.models import Model
+from refseg.ops.children import start_child
 
 Tell = Callable[[int], None]
 Task = MaskTask | ExpressionTask
@@ -88,16 +86,7 @@ def answer_in_processes(
 
 
 def _start(options: LabelOptions, device: str) -> subprocess.Popen[str]:
-    root = str(Path(refseg.__file__).resolve().parent.parent)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    child = subprocess.Popen(
-        [sys.executable, "-c", _COMMAND],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-    )
+    child = start_child(_COMMAND)
     _hand(child, json.dumps({"options": options.to_json(), "device": device}))
     return child
 
@@ -134,7 +123,6 @@ def _drive(child: subprocess.Popen[str], waiting: deque[int], tell: Tell) -> Non
 
 def work() -> None:
     """A child's whole life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
     try:

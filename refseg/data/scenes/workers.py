@@ -1,8 +1,6 @@
 """Several processes that make pictures; their results arrive in order.
 
-Workers are plain child interpreters that write one JSON line for each picture. Unlike
-multiprocessing this needs no `if __name__ == "__main__"` in a user's script, and unlike a fork
-it is safe in a process whose threads hold locks.
+Workers are child interpreters (`refseg.ops.children`) that write one JSON line for each picture.
 """
 
 from __future__ import annotations
@@ -10,17 +8,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import refseg
 from refseg.data.scenes.picture import Order, make_picture
 from refseg.errors import RunError
+from refseg.ops.children import start_child
 
 _COMMAND = "from refseg.data.scenes.workers import work; work()"
 
@@ -42,27 +38,20 @@ def pictures(order: Order, indices: Sequence[int], workers: int) -> Iterator[dic
             child.communicate()
 
 
-def _start(order: Order, indices: Sequence[int]) -> subprocess.Popen[bytes]:
-    root = str(Path(refseg.__file__).resolve().parent.parent)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    child = subprocess.Popen(
-        [sys.executable, "-c", _COMMAND],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-    )
+def _start(order: Order, indices: Sequence[int]) -> subprocess.Popen[str]:
+    child = start_child(_COMMAND)
     assert child.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # `_answer` tells of a child that died at once
-        child.stdin.write(json.dumps({"order": asdict(order), "indices": list(indices)}).encode())
+        child.stdin.write(json.dumps({"order": asdict(order), "indices": list(indices)}))
         child.stdin.close()
     child.stdin = None  # `communicate` would write to it
     return child
 
 
-def _answer(child: subprocess.Popen[bytes], index: int) -> dict[str, Any]:
+def _answer(child: subprocess.Popen[str], index: int) -> dict[str, Any]:
     assert child.stdout is not None
     line = child.stdout.readline()
-    if not line.endswith(b"\n"):
+    if not line.endswith("\n"):
         raise RunError(
             f"the worker that renders picture {index} stopped with code {child.wait()}",
             remedy="its own error is printed above; is the disk full, or memory short?",
@@ -75,7 +64,6 @@ def _answer(child: subprocess.Popen[bytes], index: int) -> dict[str, Any]:
 
 def work() -> None:
     """A child's whole life: the job comes through standard input."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
     job = json.loads(sys.stdin.read())
     order = Order(**job["order"])
     try:
