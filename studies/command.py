@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 # They say where things lie and how far to go, not what was measured.
-PLACES = ("out", "figures", "runs", "data", "folder", "only")
+PLACES = ("out", "figures", "runs", "data", "folder", "only", "records")
 #: Of these only the last part of a path is told.
 NAMED = ("model", "real", "judge", "run", "never")
 

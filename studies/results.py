@@ -16,7 +16,7 @@ from typing import Any
 
 from refseg.errors import DataError, RefsegError
 from refseg.ops.files import atomic_write_bytes, atomic_write_text
-from studies import mutual_page, mutual_scenes_tables, tables
+from studies import mutual_page, mutual_scenes_tables, photographs_page, tables
 from studies.base import FIGURES, RESULTS
 from studies.charts import CHARTS
 from studies.tables import between, percent
@@ -223,6 +223,7 @@ SECTIONS: Mapping[str, Callable[[Record], Values]] = {
     "mutual_scenes": mutual_page.scenes,
     "mutual_ablation-parts": mutual_page.ablation,
     "mutual_ablation-written": mutual_page.ablation,
+    "photographs_detections": photographs_page.detections,
 }
 COMMANDS = {
     **{name: f"python -m studies.vega {name}" for name in SECTIONS},
@@ -235,6 +236,7 @@ COMMANDS = {
     "mutual_scenes": "python -m studies.mutual scenes --judge RUN --run RUN",
     "mutual_ablation-parts": "python -m studies.mutual ablation --table parts --seeds 0 1 2",
     "mutual_ablation-written": "python -m studies.mutual ablation --table written --seeds 0 1 2",
+    "photographs_detections": "python -m studies.photographs detections --real DIR",
 }
 
 

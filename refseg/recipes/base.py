@@ -32,7 +32,9 @@ class Part(BaseModel):
 class DataConfig(Part):
     """Which expressions are learnt from, and what of them may be seen.
 
-    name: a known data set or a folder. images: where the pixels are, if not in a usual place.
+    name: a known data set or a folder. also: more of them, opened alike, whose training splits are
+    learned from in the stage "train" beside that of `name`; images that any of them all evaluates
+    on are left out of every one. images: where the pixels are, if not in a usual place.
     labels: all that training sees, evaluation during training included, so that a checkpoint is
     never chosen by labels the method is not granted. view: "ref" draws one sentence a ref and
     epoch (LAVT's habit), "sentence" uses each. limit, evaluate_limit: so many items, drawn once
@@ -46,6 +48,7 @@ class DataConfig(Part):
     """
 
     name: str = "scenes"
+    also: tuple[str, ...] = ()
     images: str | None = None
     train: str = "train"
     evaluate: str | None = "val"

@@ -16,6 +16,7 @@ RECIPES = {
     "mutual_refcoco_plus": "refseg.recipes.mutual:mutual_refcoco_plus",
     "mutual_refcocog": "refseg.recipes.mutual:mutual_refcocog",
     "mutual_refcoco_boxes": "refseg.recipes.mutual:mutual_refcoco_boxes",
+    "photos": "refseg.recipes.mutual:photos",
     "mutual_scenes": "refseg.recipes.mutual:mutual_scenes",
     "vega_refcoco": "refseg.recipes.vega:vega_refcoco",
     "vega_refcoco_plus": "refseg.recipes.vega:vega_refcoco_plus",

@@ -8,6 +8,7 @@ from refseg.data.transforms import PreprocessConfig
 from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.methods.mutual.config import (
     AnnotatedExtractorConfig,
+    DetectedExtractorConfig,
     GeneratorConfig,
     Mask2FormerExtractorConfig,
     MutualConfig,
@@ -202,6 +203,27 @@ def mutual_refcoco_boxes() -> Recipe:
         select=None,
         stages=("train", "disambiguate"),
         disambiguation=_step_2(steps=250, schedule="cosine", ema=0.98),
+    )
+
+
+def photos() -> Recipe:
+    """Both heads of the model for photographs, learned without a photograph: RefCOCO and RefCOCO+
+    by boxes, each image's objects as a detector would tell of them (docs/decisions/0027).
+
+    Command: refseg train photos --set data.name=DIR --set "data.also=[DIR]" --out runs/photos
+    (RefCOCO's and RefCOCO+'s folders). Hardware: one CPU core, about an hour.
+    """
+    base = mutual_refcoco_boxes()
+    assert isinstance(base.method, MutualConfig)
+    extractor = DetectedExtractorConfig(width=base.method.extractor.width)
+    return base.model_copy(
+        update={
+            "name": "photos",
+            "method": base.method.model_copy(update={"extractor": extractor}),
+            "train": base.train.model_copy(update={"steps": 4_000}),
+            "stages": ("train",),
+            "disambiguation": None,
+        }
     )
 
 

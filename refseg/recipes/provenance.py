@@ -45,9 +45,12 @@ def identity(recipe: BaseModel) -> dict[str, Any]:
     for name, readers in _READ_BY.items():
         if name in whole and not set(readers) & set(whole["stages"]):
             del whole[name]
-    pseudo = whole.get("pseudo")
+    # As in runs that began before there were these settings.
+    pseudo, data = whole.get("pseudo"), whole.get("data")
     if pseudo is not None and pseudo["source"] is None:
-        del pseudo["source"]  # as in runs that began before there was the setting
+        del pseudo["source"]
+    if data is not None and not data.get("also", True):
+        del data["also"]
     stages = [part for part in whole.values() if isinstance(part, dict)]
     for group in (whole, *stages):  # a stage may have a training of its own
         if isinstance(group.get("train"), dict):

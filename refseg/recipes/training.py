@@ -15,7 +15,8 @@ import refseg
 from refseg import models
 from refseg.data.catalog import open_data
 from refseg.data.dataset import ReferDataset
-from refseg.data.joined import Items
+from refseg.data.joined import Items, JoinedDataset
+from refseg.data.leakage import leaked_train_images
 from refseg.errors import DataError, LabelsError
 from refseg.evaluate import target_mask
 from refseg.nn.weights import load_state, read_state
@@ -54,7 +55,7 @@ class Job:
 
 def train_stage(job: Job) -> Stage:
     """Fit the recipe's method to its data; the artifact is a model folder."""
-    return fit_stage("train", job, open_split(job.recipe, job.recipe.data.train))
+    return fit_stage("train", job, open_training(job.recipe))
 
 
 def fit_stage(
@@ -139,6 +140,24 @@ def _train(job: Job, ready: _Ready, train: TrainConfig, folder: Path) -> list[Pa
     return [folder / "model" / name for name in MODEL_FILES]
 
 
+def open_training(recipe: Recipe) -> Items:
+    """What step 1 learns from: the training split of `data.name`, joined with those of `data.also`.
+
+    Of each, images are left out that another evaluates on.
+    """
+    data = recipe.data
+    if not data.also:
+        return open_split(recipe, data.train)
+    names, parts = (data.name, *data.also), []
+    for name in names:
+        others = [other for other in names if other != name]
+        leaked = leaked_train_images(name, others, split_by=data.split_by)
+        excluded = tuple(sorted(leaked.union(data.exclude_images)))
+        own = data.model_copy(update={"name": name, "exclude_images": excluded})
+        parts.append(open_split(recipe.model_copy(update={"data": own}), data.train))
+    return JoinedDataset(parts)
+
+
 def open_split(
     recipe: Recipe, split: str, *, view: str | None = None, objects: bool | None = None
 ) -> ReferDataset:
@@ -192,7 +211,8 @@ def _card(job: Job, ready: _Ready, train: TrainConfig, result: FitResult) -> dic
     recipe, granted, parts = job.recipe, str(job.recipe.labels()), ready.starts.parts
     card: dict[str, Any] = {
         "recipe": recipe.name,
-        "data": f"{recipe.data.name}, split {recipe.data.train}, {ready.items} items",
+        "data": f"{' and '.join((recipe.data.name, *recipe.data.also))}, "
+        f"split {recipe.data.train}, {ready.items} items",
         "labels used": ready.starts.told(granted),
         **({"labels granted": granted, CARD_ENTRY: parts} if parts else {}),
         "steps": result.steps,

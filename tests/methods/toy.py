@@ -26,6 +26,7 @@ from tests.methods.toy_configs import (
     SIDE,
     SIDES,
     annotated_config,
+    detected_config,
     mutual_config,
     toy_tokenizer,
     vega_config,
@@ -55,6 +56,9 @@ TOYS = {
     "mutual appearance": Toy("mutual", lambda: mutual_config(appearance=True), steps=60, lr=2e-3),
     "mutual annotated": Toy(
         "mutual", lambda: mutual_config(annotated_config()), lr=3e-3, answers="box"
+    ),
+    "mutual detected": Toy(
+        "mutual", lambda: mutual_config(detected_config()), lr=3e-3, answers="box"
     ),
 }
 

@@ -9,6 +9,7 @@ from refseg.data.tokens import SPECIALS, WordTokenizer, train_wordpiece
 from refseg.methods.mutual import MutualConfig
 from refseg.methods.mutual.config import (
     AnnotatedExtractorConfig,
+    DetectedExtractorConfig,
     GeneratorConfig,
     Mask2FormerExtractorConfig,
     PointConfig,
@@ -92,6 +93,13 @@ def mask2former_config(**changes: Any) -> Mask2FormerExtractorConfig:
 
 def annotated_config() -> AnnotatedExtractorConfig:
     return AnnotatedExtractorConfig(classes=SHAPES, width=32, frequencies=2, mlp_width=32)
+
+
+def detected_config() -> DetectedExtractorConfig:
+    """The toy's own classes; no detector knows them."""
+    return DetectedExtractorConfig(
+        classes=SHAPES, width=32, frequencies=2, mlp_width=32, simulate="never"
+    )
 
 
 def mutual_config(extractor: Any = None, **changes: Any) -> MutualConfig:

@@ -56,7 +56,7 @@ class AnnotatedObjects(nn.Module):
         stated = ~boxes.isnan().any(dim=-1)
         told = box_features(boxes.nan_to_num(), self.config.frequencies)
         features = self.norm(self.category(classes) + self.geometry(told))
-        return Proposals(features, objects.known & stated)
+        return Proposals(features, objects.known & stated, boxes=boxes)
 
     def match(self, proposals: Proposals, objects: NetObjects) -> Matching:
         """Each object is its own proposal; one without a box has none."""

@@ -99,6 +99,34 @@ class AnnotatedExtractorConfig(MethodConfig):
     mlp_width: int = Field(default=256, ge=1)
 
 
+class DetectedExtractorConfig(MethodConfig):
+    """Proposals that a detector finds: doubtful classes and box geometry, embedded (ours).
+
+    classes, width, frequencies, mlp_width: as of annotated objects. ranks: whether each thing is
+        told how many others lie left of it, are larger, and so on.
+    least: probability of the likeliest class from which a detection counts. most: detections of an
+        image, the surest.
+    simulate: when annotated objects stand in for an image, whether they are taken as a detector
+        would tell of them: in training alone, always (to measure), or never.
+    """
+
+    kind: Literal["detected"] = "detected"
+    classes: tuple[str, ...] = COCO_CLASSES
+    width: int = Field(default=256, ge=1)
+    frequencies: int = Field(default=6, ge=0)
+    mlp_width: int = Field(default=256, ge=1)
+    ranks: bool = True
+    least: float = Field(default=0.1, gt=0, lt=1)
+    most: int = Field(default=64, ge=1)
+    simulate: Literal["train", "always", "never"] = "train"
+
+    @model_validator(mode="after")
+    def _detector_knows_classes(self) -> DetectedExtractorConfig:
+        if self.simulate != "never" and self.classes != COCO_CLASSES:
+            raise ValueError("the detector knows COCO's classes: set simulate to never for others")
+        return self
+
+
 class IndicatorConfig(MethodConfig):
     """Which proposal the sentence is to be about (the paper's indicator module, Table 3).
 
@@ -209,8 +237,8 @@ class MutualConfig(MethodConfig):
         whole extractor, its backbone's own factor included.
     """
 
-    extractor: Mask2FormerExtractorConfig | AnnotatedExtractorConfig = Field(
-        default=Mask2FormerExtractorConfig(classes=COCO_CLASSES), discriminator="kind"
+    extractor: Mask2FormerExtractorConfig | AnnotatedExtractorConfig | DetectedExtractorConfig = (
+        Field(default=Mask2FormerExtractorConfig(classes=COCO_CLASSES), discriminator="kind")
     )
     text: BertTextConfig = BertTextConfig(frozen="none")
     generator: GeneratorConfig = GeneratorConfig()
@@ -227,8 +255,8 @@ class MutualConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _some_task(self) -> MutualConfig:
-        if self.appearance and isinstance(self.extractor, AnnotatedExtractorConfig):
-            raise ValueError("annotated objects have no pixels: set appearance to false")
+        if self.appearance and not isinstance(self.extractor, Mask2FormerExtractorConfig):
+            raise ValueError("boxes have no pixels to look at: set appearance to false")
         if not (self.select or self.generate):
             raise ValueError("select and generate are both off: there is nothing to learn")
         if self.generate and self.generator.vocab_size != self.text.vocab_size:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from refseg.methods.mutual.objects import objects_of
 from refseg.methods.mutual.proposals import Proposals
-from refseg.ops.boxes import boxes_to_px
 from refseg.ops.masks import box_mask, response_in_px
 from refseg.types import Batch, Prediction
 
@@ -16,14 +15,15 @@ def decode(proposals: Proposals, scores: Tensor, batch: Batch) -> list[Predictio
     """One prediction an expression: k = argmax S, mask M_k in px.
 
     score: the probability that the selection head gives its choice. candidates: all masks of the
-    image. With annotated objects the mask is the object's box, filled; an image without any
-    gives an empty mask and the score 0.
+    image. With boxes as proposals the mask is the box, filled; an image without any gives
+    an empty mask and the score 0.
     """
     chance = scores.float().softmax(dim=1).nan_to_num(0.0)
     best = scores.argmax(dim=1)
     sure = chance.gather(1, best[:, None])[:, 0].tolist()
     if proposals.masks is None:
-        return _boxes(best, sure, batch)
+        assert proposals.boxes is not None
+        return _boxes(proposals.boxes[batch.image_of, best], sure, batch)
     logits = proposals.masks.detach().float()
     candidates = [c.numpy() for c in logits.sigmoid().cpu()]
     chosen = logits[batch.image_of, best][:, None]
@@ -41,11 +41,12 @@ def decode(proposals: Proposals, scores: Tensor, batch: Batch) -> list[Predictio
     ]
 
 
-def _boxes(best: Tensor, sure: list[float], batch: Batch) -> list[Prediction]:
-    boxes = objects_of(batch).boxes
-    assert boxes is not None
-    chosen = boxes[batch.image_of, best].cpu().numpy()
-    return [
-        Prediction(box_mask(boxes_to_px(chosen[row], g), g.original_hw), sure[row], g)
-        for row, g in enumerate(batch.geometry)
-    ]
+def _boxes(boxes: Tensor, sure: list[float], batch: Batch) -> list[Prediction]:
+    """boxes: [B, 4] in 0..1, NaN for none."""
+    found = boxes.double().cpu().numpy()
+    made = []
+    for box, one, g in zip(found, sure, batch.geometry, strict=True):
+        height, width = g.original_hw
+        px = box * (width, height, width, height)
+        made.append(Prediction(box_mask(px.astype(np.float32), g.original_hw), one, g))
+    return made

@@ -1,7 +1,7 @@
 """Mutual supervision of RES and REG: one set of proposals, one head that chooses, one that writes.
 
 Paper map:
-  proposal extractor, O and masks        -> mask2former.py (or annotated.py, ours)
+  proposal extractor, O and masks        -> mask2former.py (annotated.py and detected.py are ours)
   BERT, F_Y                              -> `Mutual.text`
   proposal selection head, S             -> selection.py
   indicator, generation head             -> indicator.py, generator.py
@@ -26,8 +26,14 @@ from refseg.errors import ConfigError
 from refseg.method import ParameterGroup, check_groups, split_decay
 from refseg.methods.mutual.annotated import AnnotatedObjects
 from refseg.methods.mutual.appearance import Appearance
-from refseg.methods.mutual.config import AnnotatedExtractorConfig, MutualConfig
+from refseg.methods.mutual.config import (
+    AnnotatedExtractorConfig,
+    DetectedExtractorConfig,
+    Mask2FormerExtractorConfig,
+    MutualConfig,
+)
 from refseg.methods.mutual.decode import decode
+from refseg.methods.mutual.detected import DetectedThings
 from refseg.methods.mutual.generator import Generator, Memory
 from refseg.methods.mutual.loss import generation_loss, selection_loss
 from refseg.methods.mutual.mask2former import Mask2FormerExtractor
@@ -60,11 +66,7 @@ class Mutual(nn.Module):
     def __init__(self, config: MutualConfig) -> None:
         super().__init__()
         self.config = config
-        self.extractor = (
-            AnnotatedObjects(config.extractor)
-            if isinstance(config.extractor, AnnotatedExtractorConfig)
-            else Mask2FormerExtractor(config.extractor)
-        )
+        self.extractor = make_extractor(config.extractor)
         channels = self.extractor.width
         self.appearance = None
         if config.appearance and isinstance(self.extractor, Mask2FormerExtractor):
@@ -288,6 +290,17 @@ class Mutual(nn.Module):
         logits = self.generator(words[:, :-1], memory)
         loss: Tensor = factor * generation_loss(logits, words[:, 1:], mask, batch.weights[rows])
         return loss
+
+
+def make_extractor(
+    config: Mask2FormerExtractorConfig | AnnotatedExtractorConfig | DetectedExtractorConfig,
+) -> Extractor:
+    """The untrained extractor that `config` describes; a `torch.nn.Module`."""
+    if isinstance(config, AnnotatedExtractorConfig):
+        return AnnotatedObjects(config)
+    if isinstance(config, DetectedExtractorConfig):
+        return DetectedThings(config)
+    return Mask2FormerExtractor(config)
 
 
 def chosen_objects(matching: Matching, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 Paper map (section "proposal extractor"): O in R^{N x C} and the masks are an extractor's output.
 `Mask2FormerExtractor` is the paper's; `AnnotatedObjects` embeds what people annotated, so that
-both heads can be trained and judged on data with boxes but no pixels.
+both heads can be trained and judged on data with boxes but no pixels; `DetectedThings` what a
+detector finds.
 Letters: I images, N proposals (padded where images differ), C width, h x w mask grid, Q classes.
 """
 
@@ -33,7 +34,8 @@ class Proposals:
     """features O: [I, N, C]. there: [I, N] bool, False on padding, None if there is none.
 
     levels: what each decoder layer predicts, the last one last; empty for proposals that are
-    annotated objects, which stand in the order of `Batch.objects`. maps: the backbone's stages
+    boxes, of annotated objects in the order of `Batch.objects`, or detected. boxes: theirs,
+    [I, N, 4] xyxy in 0..1 of the original image, or None. maps: the backbone's stages
     [I, channels, h, w], finest first.
     """
 
@@ -41,6 +43,7 @@ class Proposals:
     there: Tensor | None = None
     levels: tuple[Level, ...] = ()
     maps: tuple[Tensor, ...] = ()
+    boxes: Tensor | None = None
 
     @property
     def masks(self) -> Tensor | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from refseg.errors import ConfigError
 from refseg.methods.mutual import Mutual
+from refseg.methods.mutual.annotated import relative_boxes
 from refseg.methods.mutual.decode import decode
 from refseg.methods.mutual.objects import objects_of
 from refseg.methods.mutual.proposals import Level, Proposals
@@ -72,7 +73,8 @@ def test_an_annotated_object_is_its_filled_box() -> None:
     batch = batch_of()
     scores = torch.tensor([[0.0, 1], [2, 0], [-torch.inf, 0], [0, 3]])
     boxes = [sample.objects.boxes_xyxy for sample in toy_samples(2, SIZES) if sample.objects]
-    told = decode(Proposals(torch.zeros(2, 2, 4)), scores, batch)
+    found = Proposals(torch.zeros(2, 2, 4), boxes=relative_boxes(objects_of(batch)))
+    told = decode(found, scores, batch)
     for row, k in enumerate([1, 0, 1, 1]):
         mask = np.zeros(batch.geometry[row].original_hw, bool)
         x0, y0, x1, y1 = boxes[row][k].astype(int)  # whole pixels
@@ -84,10 +86,8 @@ def test_an_annotated_object_is_its_filled_box() -> None:
 
 def test_an_image_without_any_object_is_answered_with_nothing() -> None:
     batch = batch_of()
-    objects = objects_of(batch)
-    assert objects.boxes is not None
-    bare = replace(batch, objects=replace(objects, boxes=torch.full_like(objects.boxes, torch.nan)))
-    told = decode(Proposals(torch.zeros(2, 2, 4)), torch.full((4, 2), -torch.inf), bare)
+    bare = Proposals(torch.zeros(2, 2, 4), boxes=torch.full((2, 2, 4), torch.nan))
+    told = decode(bare, torch.full((4, 2), -torch.inf), batch)
     assert [(one.mask.any(), one.score) for one in told] == [(False, 0.0)] * 4
 
 

@@ -1,0 +1,122 @@
+"""Proposals that a detector finds: what each may be, where it lies, and how it ranks among others.
+
+It stands where Mask2Former stands in the paper, and learns from annotated objects without pixels:
+while training, each image's objects are replaced by what a detector would make of them
+(simulated.py), so that the heads learn to live with misses, doubts and doubles. Proposal n is the
+n-th surest detection. Letters: I images, N proposals, K objects, C width, Q classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from refseg.method import ParameterGroup, split_decay
+from refseg.methods.mutual.annotated import box_features, geometry_width, relative_boxes
+from refseg.methods.mutual.config import DetectedExtractorConfig
+from refseg.methods.mutual.objects import missing, objects_of
+from refseg.methods.mutual.proposals import MATCHED, Matching, Proposals
+from refseg.methods.mutual.simulated import Records, Simulation
+from refseg.methods.mutual.things import RANKS, Things, annotated_things, ranks, surest
+from refseg.types import Batch, Labels, NetObjects
+
+RECORDS = Path(__file__).with_name("detections.npz")
+
+
+class DetectedThings(nn.Module):
+    """See the module docstring and `refseg.methods.mutual.proposals.Extractor`."""
+
+    reads_pixels = False
+    reads_objects = True
+
+    def __init__(self, config: DetectedExtractorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.width = config.width
+        self.needs = Labels(frozenset({"box", "category"}))
+        self.category = nn.Linear(len(config.classes), config.width, bias=False)
+        # Of a detection beside its place: how sure it is, and its ranks.
+        told = geometry_width(config.frequencies) + 1 + (RANKS if config.ranks else 0)
+        self.geometry = nn.Sequential(
+            nn.Linear(told, config.mlp_width), nn.ReLU(), nn.Linear(config.mlp_width, config.width)
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self._simulation: Simulation | None = None
+
+    def forward(self, batch: Batch) -> Proposals:
+        """The batch's annotated objects, or what is detected of them -> proposals [I, N, C].
+
+        Raises DataError without objects, boxes or categories, and for a category that is none of
+        `config.classes`.
+        """
+        objects = objects_of(batch)
+        things = annotated_things(objects, self.config.classes)
+        simulate = self.config.simulate
+        if simulate == "always" or (simulate == "train" and self.training):
+            salt = int(torch.randint(2**31, ())) if self.training else 0
+            things = self.detected(things, objects.ann_ids, salt)
+        return self.embed(things)
+
+    def detected(self, things: Things, ids: Tensor, salt: int) -> Things:
+        """What a detector would make of annotated things; see `Simulation`. ids: [I, K]."""
+        if self._simulation is None:
+            self._simulation = Simulation.of(Records.read(RECORDS), len(self.config.classes))
+        self._simulation = self._simulation.to(ids.device)
+        found = self._simulation(things, ids, salt)
+        return surest(found, self.config.least, self.config.most)
+
+    def embed(self, things: Things) -> Proposals:
+        """O [I, N, C] of things."""
+        share = things.classes / things.classes.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+        told = [box_features(things.boxes, self.config.frequencies), things.sure[..., None]]
+        if self.config.ranks:
+            told.append(ranks(things))
+        features = self.norm(self.category(share) + self.geometry(torch.cat(told, dim=-1)))
+        return Proposals(features, things.there, boxes=things.boxes)
+
+    def match(self, proposals: Proposals, objects: NetObjects) -> Matching:
+        """One to one by the overlap of boxes, best in sum, from an IoU of `MATCHED`.
+
+        Raises DataError without boxes.
+        """
+        if objects.boxes is None:
+            raise missing("boxes", "box")
+        assert proposals.boxes is not None
+        assert proposals.there is not None
+        boxes = relative_boxes(objects)
+        there = objects.known & ~boxes.isnan().any(dim=-1)
+        overlap = _iou(boxes.nan_to_num(), proposals.boxes)  # [I, K, N]
+        overlap = overlap * (there[..., None] & proposals.there[:, None])
+        fits = torch.where(overlap >= MATCHED, overlap, torch.zeros_like(overlap)).cpu().numpy()
+        proposal = torch.full(there.shape, -1, dtype=torch.int64)
+        for image, table in enumerate(fits):
+            rows, columns = linear_sum_assignment(-table)
+            good = table[rows, columns] > 0
+            proposal[image, rows[good]] = torch.from_numpy(columns[good])
+        proposal = proposal.to(there.device)
+        iou = overlap.gather(2, proposal.clamp(min=0)[..., None])[..., 0]
+        return Matching(proposal, iou.masked_fill(proposal < 0, float("nan")))
+
+    def loss(
+        self, proposals: Proposals, objects: NetObjects, matching: Matching, weight: float
+    ) -> dict[str, Tensor]:
+        """None of its own: the detector is not trained."""
+        return {}
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Every parameter once; norms, biases and the table of categories without decay."""
+        table = ParameterGroup("extractor.table", tuple(self.category.parameters()), 1.0, 0.0)
+        rest = nn.ModuleDict({"geometry": self.geometry, "norm": self.norm})
+        return [table, *split_decay("extractor", rest)]
+
+
+def _iou(one: Tensor, other: Tensor) -> Tensor:
+    """Boxes [I, K, 4] and [I, N, 4] xyxy -> IoU [I, K, N]; 0 where both are without extent."""
+    near = torch.maximum(one[:, :, None, :2], other[:, None, :, :2])
+    far = torch.minimum(one[:, :, None, 2:], other[:, None, :, 2:])
+    both = (far - near).clamp(min=0).prod(dim=-1)
+    areas = [(b[..., 2:] - b[..., :2]).clamp(min=0).prod(dim=-1) for b in (one, other)]
+    return both / (areas[0][:, :, None] + areas[1][:, None] - both).clamp(min=1e-12)

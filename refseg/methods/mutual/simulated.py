@@ -1,0 +1,202 @@
+"""What a detector makes of annotated objects, drawn from what one has made of others.
+
+The heads are to choose among detections, and the data that teach them words have boxes but no
+pixels. So the detector was run once on photographs with annotated objects, and what it told about
+each of them is kept (`Records`): misses, shifted boxes, doubtful and wrong classes, the same thing
+told twice, parts and heaps; and what it saw where nothing is annotated. A `Simulation` gives each
+object what some object like it got, by class and size, and the image what some image got beside.
+The records are made by `python -m studies.photographs detections`.
+
+A draw is a function of (object id, salt): with one salt the same object always meets the same
+fate, whatever else is in the batch. This is ours; the paper has nothing like it.
+Letters: I images, K objects, Q classes, R records of objects, D detections of one, S images with
+E detections beside their objects, P classes told of a detection, M records for a class and size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from refseg.errors import ModelError
+from refseg.methods.mutual.things import Things
+
+#: Edges of the size bins: share of the image that an object's box covers.
+SIZES = (0.01, 0.03, 0.1, 0.3)
+CANDIDATES = 128  # M
+#: A class with so many records of a size is half drawn from them, half from all of that size.
+HALF = 6.0
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a detector told of objects and beside them.
+
+    kinds, bins: [R] int64, class and size bin of each object. boxes: [R, D, 4] float32, how each
+    detection differs from its object: shifts of the centre by the object's width and height, and
+    logarithms of the ratios of the sizes. classes, chances: [R, D, P] int64 and float32, the
+    likeliest classes first, and their probabilities; a first chance of 0 is no detection.
+    beside_boxes: [S, E, 4] float32, xyxy in 0..1. beside_classes, beside_chances: [S, E, P].
+    """
+
+    kinds: Tensor
+    bins: Tensor
+    boxes: Tensor
+    classes: Tensor
+    chances: Tensor
+    beside_boxes: Tensor
+    beside_classes: Tensor
+    beside_chances: Tensor
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def save(self, path: Path) -> None:
+        """As .npz, small: half precision, short integers."""
+        parts = {f.name: getattr(self, f.name).numpy() for f in fields(self)}
+        small = {
+            k: v.astype(np.float16 if v.dtype.kind == "f" else np.uint8) for k, v in parts.items()
+        }
+        with path.open("wb") as file:  # given a name, NumPy would add its own ending
+            np.savez_compressed(file, **small)
+
+    @classmethod
+    def read(cls, path: Path) -> Records:
+        """Raises ModelError where the file is absent or something else."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                parts = {f.name: file[f.name] for f in fields(cls)}
+        except (OSError, EOFError, KeyError, ValueError) as error:
+            raise ModelError(
+                f"{path}: no records of a detector ({type(error).__name__})",
+                remedy="install refseg again: the file is a part of it",
+            ) from None
+        return cls(
+            **{
+                k: torch.from_numpy(v.astype(np.float32 if v.dtype.kind == "f" else np.int64))
+                for k, v in parts.items()
+            }
+        )
+
+
+def size_bins(areas: Any) -> Any:
+    """Shares of the image -> bins, 0..len(SIZES); of a tensor."""
+    return torch.bucketize(areas, torch.tensor(SIZES, device=areas.device), right=True)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Records, and which of them may stand for an object of each class and size.
+
+    like: [Q, len(SIZES) + 1, M] int64, rows of the records.
+    """
+
+    records: Records
+    like: Tensor
+
+    @classmethod
+    def of(cls, records: Records, classes: int) -> Simulation:
+        """classes: Q."""
+        return cls(records, _candidates(records, classes))
+
+    def to(self, device: torch.device) -> Simulation:
+        """The same on another device."""
+        moved = Records(*(getattr(self.records, f.name).to(device) for f in fields(Records)))
+        return Simulation(moved, self.like.to(device))
+
+    def __call__(self, things: Things, ids: Tensor, salt: int) -> Things:
+        """What is detected where `things` [I, K] are annotated, K * D + E places an image.
+
+        ids: [I, K] int64, of the objects. Nothing is sorted, and none too doubtful (`surest`).
+        """
+        own, beside = self._of_objects(things, ids, salt), self._beside(things, ids, salt)
+        parts = zip(own, beside, strict=True)
+        return Things(*(torch.cat(pair, dim=1) for pair in parts))
+
+    def _of_objects(self, things: Things, ids: Tensor, salt: int) -> tuple[Tensor, ...]:
+        records, kind = self.records, things.classes.argmax(dim=-1)
+        near, far = things.boxes[..., :2], things.boxes[..., 2:]
+        size, centre = far - near, (near + far) / 2
+        column = _drawn(ids, salt, self.like.shape[2])
+        row = self.like[kind, size_bins(size.prod(dim=-1)), column]  # [I, K]
+        shift = records.boxes[row]  # [I, K, D, 4]
+        centre = centre[:, :, None] + shift[..., :2] * size[:, :, None]
+        half = shift[..., 2:].exp() * size[:, :, None] / 2
+        boxes = torch.cat([centre - half, centre + half], dim=-1).clamp(0, 1)
+        told = _exchanged(records.classes[row], records.kinds[row], kind)
+        chances = records.chances[row]
+        there = things.there[..., None] & (chances[..., 0] > 0)
+        return _known(
+            boxes.flatten(1, 2), self._spread(told, chances).flatten(1, 2), there.flatten(1)
+        )
+
+    def _beside(self, things: Things, ids: Tensor, salt: int) -> tuple[Tensor, ...]:
+        records, nobody = self.records, torch.iinfo(torch.int64).max
+        first = ids.masked_fill(~things.there, nobody).amin(dim=1)
+        row = _drawn(first, salt ^ 0x5EED, len(records.beside_boxes))
+        chances = records.beside_chances[row]
+        there = (chances[..., 0] > 0) & (first < nobody)[:, None]
+        classes = self._spread(records.beside_classes[row], chances)
+        return _known(records.beside_boxes[row], classes, there)
+
+    def _spread(self, numbers: Tensor, chances: Tensor) -> Tensor:
+        """numbers, chances [..., P] -> [..., Q]."""
+        whole = chances.new_zeros(*chances.shape[:-1], len(self.like))
+        return whole.scatter_reduce(-1, numbers, chances, "amax")
+
+
+def _known(boxes: Tensor, classes: Tensor, there: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return boxes * there[..., None], classes * there[..., None], there
+
+
+def _exchanged(told: Tensor, theirs: Tensor, ours: Tensor) -> Tensor:
+    """Classes told [I, K, D, P] of objects of the class `theirs` [I, K], as of the class `ours`."""
+    theirs, ours = theirs[..., None, None], ours[..., None, None]
+    return torch.where(told == theirs, ours, torch.where(told == ours, theirs, told))
+
+
+def _drawn(ids: Tensor, salt: int, count: int) -> Tensor:
+    """0..count - 1 for each id, int64: two rounds of splitmix64's finisher on id and salt."""
+    x = ids * -7046029254386353131 + _wrapped(salt * 6364136223846793005)
+    for multiplier in (-4658895280553007687, -7723592293110705685):
+        x = (x ^ _shifted(x, 30)) * multiplier
+    return _shifted(x ^ _shifted(x, 31), 11) % count
+
+
+def _wrapped(x: int) -> int:
+    """As a signed integer of 64 bits holds it."""
+    return (x + 2**63) % 2**64 - 2**63
+
+
+def _shifted(x: Tensor, places: int) -> Tensor:
+    """To the right, zeros coming in."""
+    return (x >> places) & ((1 << (64 - places)) - 1)
+
+
+def _candidates(records: Records, classes: int) -> Tensor:
+    """[Q, bins, M]: of n records of a class and size n / (n + HALF) of M, else any of the size.
+
+    Spread evenly, in the order of the records: no draw is needed.
+    """
+    like = torch.zeros(classes, len(SIZES) + 1, CANDIDATES, dtype=torch.int64)
+    for size in range(like.shape[1]):
+        every = _or_all(torch.nonzero(records.bins == size)[:, 0], records)
+        for kind in range(classes):
+            own = torch.nonzero((records.bins == size) & (records.kinds == kind))[:, 0]
+            count = round(CANDIDATES * len(own) / (len(own) + HALF))
+            like[kind, size] = torch.cat([_spaced(own, count), _spaced(every, CANDIDATES - count)])
+    return like
+
+
+def _or_all(rows: Tensor, records: Records) -> Tensor:
+    return rows if len(rows) else torch.arange(len(records))
+
+
+def _spaced(rows: Tensor, count: int) -> Tensor:
+    """`count` of the rows at even spaces, each as often as need be."""
+    return rows[torch.arange(count) * len(rows) // max(count, 1)] if count else rows[:0]

@@ -1,0 +1,97 @@
+"""Things in an image as a detector tells of them: where, what they may be, and how sure that is.
+
+Annotated objects are the special case in which all is sure. This is not in the paper; it is what
+`DetectedThings` (detected.py) embeds. Letters: I images, N things, Q classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from refseg.methods.mutual.annotated import relative_boxes
+from refseg.methods.mutual.classes import class_numbers
+from refseg.methods.mutual.objects import missing
+from refseg.types import NetObjects
+
+#: Numbers that `ranks` gives a thing.
+RANKS = 12
+
+
+@dataclass(frozen=True)
+class Things:
+    """boxes: [I, N, 4] float32 xyxy in 0..1 of the original image. classes: [I, N, Q] float32, the
+    probability of each class, 0..1, independent of one another. there: [I, N] bool, False on
+    padding, where the rest is zero.
+    """
+
+    boxes: Tensor
+    classes: Tensor
+    there: Tensor
+
+    @property
+    def sure(self) -> Tensor:
+        """[I, N] the probability of the likeliest class, 0 on padding."""
+        return self.classes.amax(dim=-1)
+
+    def at(self, rows: Tensor) -> Things:
+        """The things `rows` [I, M] int64 of each image."""
+        images = torch.arange(len(rows), device=rows.device)[:, None]
+        return Things(*(getattr(self, f.name)[images, rows] for f in fields(self)))
+
+
+def annotated_things(objects: NetObjects, names: tuple[str, ...]) -> Things:
+    """What people annotated: thing i is object i, of one class beyond doubt.
+
+    One without a box is not there. Raises DataError without boxes or categories, and for a
+    category that is none of `names`.
+    """
+    if objects.boxes is None:
+        raise missing("boxes", "box")
+    boxes = relative_boxes(objects)
+    there = objects.known & ~boxes.isnan().any(dim=-1)
+    numbers = class_numbers(objects, names)
+    classes = torch.nn.functional.one_hot(numbers, len(names)).float() * there[..., None]
+    return Things(boxes.nan_to_num() * there[..., None], classes, there)
+
+
+def surest(things: Things, least: float, most: int) -> Things:
+    """Of each image the at most `most` things with a class of probability `least` or more.
+
+    Surest first; padded to the richest image, but to one place at least.
+    """
+    sure = things.sure.masked_fill(~things.there, -1.0)
+    order = sure.argsort(dim=1, descending=True, stable=True)
+    counts = ((sure >= least) & things.there).sum(dim=1).clamp(max=most)
+    width = max(int(counts.max()), 1) if len(counts) else 1
+    found = things.at(order[:, :width])
+    there = torch.arange(width, device=counts.device) < counts[:, None]
+    return Things(found.boxes * there[..., None], found.classes * there[..., None], there)
+
+
+def ranks(things: Things) -> Tensor:
+    """[I, N, 12] float32, 0..1: how many others lie left, right, above, below, are larger, smaller.
+
+    First among all things, then among those that may be of the same class. Each other counts by
+    its probability; n others become n / (n + 2), so that the first few tell most. Places are those
+    of centres. People's "second from left" and "biggest" hang on them.
+    """
+    x0, y0, x1, y1 = things.boxes.unbind(dim=-1)
+    x, y, area = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) * (y1 - y0)
+    # [I, N, N, 6]: entry [i, a, b]: b lies so from a.
+    before = torch.stack(
+        [_less(x), _less(x).mT, _less(y), _less(y).mT, _less(area).mT, _less(area)], -1
+    )
+    share = things.classes / things.classes.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+    weight = things.sure.clamp(max=1.0)[:, None]  # [I, 1, N]
+    alike = (share @ share.mT) * weight
+    everything = weight.expand_as(alike)
+    counts = torch.cat([(before * w[..., None]).sum(dim=2) for w in (everything, alike)], dim=-1)
+    return counts / (counts + 2)
+
+
+def _less(values: Tensor) -> Tensor:
+    """[I, N] -> [I, N, N] float: entry [i, a, b] says whether the value of b is below that of a."""
+    return (values[:, None, :] < values[:, :, None]).to(values.dtype)

@@ -1,0 +1,169 @@
+"""Detections as proposals: learned from annotated objects as a detector would tell of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from refseg.errors import DataError
+from refseg.methods.mutual import Mutual
+from refseg.methods.mutual.coco import COCO_CLASSES
+from refseg.methods.mutual.config import DetectedExtractorConfig
+from refseg.methods.mutual.detected import DetectedThings, _iou
+from refseg.methods.mutual.objects import objects_of
+from refseg.methods.mutual.things import Things, annotated_things
+from refseg.ops.boxes import box_iou
+from refseg.types import Batch, Objects, Sample
+from tests.methods.toy import losses, toy_batch
+from tests.methods.toy_configs import mutual_config
+
+KINDS = ("person", "dog", "person")
+BOXES = np.array([[4, 6, 20, 36], [30, 2, 50, 30], [10, 20, 60, 38]], np.float32)
+
+
+def extractor(**changes: Any) -> DetectedThings:
+    torch.manual_seed(0)
+    return DetectedThings(DetectedExtractorConfig(width=16, mlp_width=16, **changes))
+
+
+def batch_of(*rows: tuple[int, ...], ids: int = 0) -> Batch:
+    samples = []
+    for number, chosen in enumerate(rows or ((0, 1, 2),)):
+        take = list(chosen)
+        objects = Objects(
+            np.arange(3)[take] + ids + 10 * number, tuple(KINDS[i] for i in take), BOXES[take]
+        )
+        image = np.zeros((40, 64, 0), np.uint8)
+        told = Sample(
+            f"s{number}", image, "left red disc", number, number, number, objects=objects, target=0
+        )
+        samples.append(told)
+    return toy_batch(samples)
+
+
+def test_asked_it_takes_what_is_annotated_as_it_is() -> None:
+    made, batch = extractor().eval(), batch_of((0, 1, 2), (2,))
+    found = made(batch)
+    things = annotated_things(objects_of(batch), COCO_CLASSES)
+    assert found.there is not None
+    assert found.there.tolist() == [[True] * 3, [True, False, False]]
+    torch.testing.assert_close(found.boxes, things.boxes)
+    torch.testing.assert_close(found.features, made.embed(things).features)
+    matching = made.match(found, objects_of(batch))
+    assert matching.proposal.tolist() == [[0, 1, 2], [0, -1, -1]]
+    assert (matching.iou[matching.proposal >= 0] > 0.999).all()
+
+
+def test_learning_it_sees_detections_and_each_time_others() -> None:
+    made, batch = extractor(), batch_of()
+    torch.manual_seed(3)
+    first, second = made(batch), made(batch)
+    assert first.features.shape != second.features.shape or bool(
+        (first.features != second.features).any()
+    )
+    torch.manual_seed(3)
+    torch.testing.assert_close(made(batch).features, first.features)
+
+
+def test_always_it_is_the_same_detections_when_asked() -> None:
+    made = extractor(simulate="always").eval()
+    first, second = made(batch_of()), made(batch_of())
+    torch.testing.assert_close(first.features, second.features)
+    assert first.boxes is not None
+    assert first.boxes.shape[1] != 3 or bool((first.boxes[0, :3] != made_boxes()).any())
+
+
+def made_boxes() -> torch.Tensor:
+    return torch.from_numpy(BOXES) / torch.tensor([64.0, 40, 64, 40])
+
+
+def test_doubtful_detections_do_not_count() -> None:
+    for least in (0.1, 0.6):
+        made = extractor(simulate="always", least=least)
+        batches = [objects_of(batch_of(ids=i)) for i in range(0, 300, 10)]
+        seen = [
+            made.detected(annotated_things(objects, COCO_CLASSES), objects.ann_ids, 0)
+            for objects in batches
+        ]
+        sure = torch.cat([one.sure[one.there] for one in seen])
+        assert float(sure.min()) >= least
+        assert len(sure) > 0
+
+
+def test_each_object_has_the_detection_that_fits_and_none_has_two() -> None:
+    """Of all assignments the one with the largest sum of overlaps of 0.5 and more."""
+    made = extractor().eval()
+    objects = objects_of(batch_of())
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        shaken = np.repeat(BOXES, 2, axis=0) + rng.normal(0, 3, (6, 4)).astype(np.float32)
+        boxes = torch.from_numpy(shaken)[None] / torch.tensor([64.0, 40, 64, 40])
+        there = torch.from_numpy(rng.random((1, 6)) < 0.8)
+        found = made.embed(Things(boxes, torch.rand(1, 6, 80), there))
+        told = made.match(found, objects)
+        overlap = box_iou(BOXES, shaken) * there[0].numpy()
+        overlap[overlap < 0.5] = 0
+        best = max(sum(overlap[k, n] for k, n in enumerate(p)) for p in permutations(range(6), 3))
+        proposals = told.proposal[0].tolist()
+        reached = sum(overlap[k, n] for k, n in enumerate(proposals) if n >= 0)
+        assert reached == pytest.approx(best, abs=1e-5)
+        for k, n in enumerate(proposals):
+            if n < 0:
+                assert told.iou[0, k].isnan()
+            else:
+                assert float(told.iou[0, k]) == pytest.approx(overlap[k, n], abs=1e-5)
+
+
+def test_overlaps_as_elsewhere() -> None:
+    torch.manual_seed(0)
+    corners = torch.rand(2, 7, 2)
+    boxes = torch.cat([corners, corners + torch.rand(2, 7, 2) - 0.1], dim=-1)
+    for image in range(2):
+        wanted = box_iou(boxes[image, :3].numpy(), boxes[image, 3:].numpy())
+        got = _iou(boxes[:, :3], boxes[:, 3:])[image]
+        torch.testing.assert_close(got.double(), torch.from_numpy(wanted), atol=1e-5, rtol=1e-5)
+
+
+def test_an_expression_whose_object_is_missed_teaches_nothing_and_breaks_nothing() -> None:
+    config = mutual_config(DetectedExtractorConfig(width=32, mlp_width=16, least=0.99))
+    torch.manual_seed(0)
+    method = Mutual(config).train()
+    terms = losses(method, batch_of((0, 1, 2), (2,)))  # nothing is as sure as that
+    assert all(bool(value.isfinite()) for value in terms.values())
+    assert float(terms["selection"].detach()) == 0
+    terms["total"].backward()
+
+
+def test_words_are_learned_from_detections() -> None:
+    """Every part gets its gradient where something is detected."""
+    config = mutual_config(DetectedExtractorConfig(width=32, mlp_width=16))
+    torch.manual_seed(0)
+    method = Mutual(config).train()
+    for _ in range(10):
+        losses(method, batch_of((0, 1, 2), (1, 2)))["total"].backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in method.extractor.parameters())
+
+
+def test_other_classes_than_the_detectors_cannot_be_simulated() -> None:
+    with pytest.raises(ValueError, match="never"):
+        DetectedExtractorConfig(classes=("disc", "square"))
+
+
+def test_what_is_missing_says_so() -> None:
+    made, batch = extractor(), batch_of()
+    objects = objects_of(batch)
+    with pytest.raises(DataError, match=r'(?s)boxes.*"box"'):
+        made(replace(batch, objects=replace(objects, boxes=None)))
+    with pytest.raises(DataError, match=r'(?s)categories.*"category"'):
+        made(replace(batch, objects=replace(objects, categories=None)))
+    found = made.eval()(batch)
+    with pytest.raises(DataError, match="boxes"):
+        made.match(found, replace(objects, boxes=None))
+    strange = replace(objects, categories=(("person", "unicorn", "dog"),))
+    with pytest.raises(DataError, match="unicorn"):
+        made(replace(batch, objects=strange))
