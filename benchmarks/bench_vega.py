@@ -205,7 +205,7 @@ def times_of_five(quick: bool, runs: int) -> dict[str, list[float]]:
             vega(single)
 
     def image_once() -> None:
-        state = vega.encode_image(five.images)
+        state = vega.encode_image(five)
         for single in singles:
             vega.answer(state, single)
 

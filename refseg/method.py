@@ -3,7 +3,7 @@
 A method is a `torch.nn.Module` with the four verbs below. The training loop, the evaluator and
 the predictor know nothing else about it. Optional abilities are asked for by name:
 
-    encode_image(images) -> state      images: [I, 3, H, W]; the part no expression changes
+    encode_image(batch) -> state       of the batch's I images; the part no expression changes
     answer(state, batch) -> Outputs    same result as forward(batch), image part not repeated
     propose(batch) -> proposals        all that could be meant in the batch's images
     write(proposals, image_of, target) expressions about proposals; `refseg.describe` asks for them

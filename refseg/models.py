@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,16 @@ from refseg.data.tokens import WordTokenizer, load_tokenizer, train_wordpiece
 from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ConfigError, ModelError, RefsegError, UnknownName
 from refseg.methods import METHODS, method_types
+from refseg.nn.eyes import Eyes
 from refseg.nn.weights import load_hub_part, load_state, local_folder, read_state
+from refseg.pull.kept import pulled_folder
 from refseg.recipes.base import Recipe, WeightsConfig
 from refseg.recipes.overrides import reasons
 from refseg.types import Batch, Prediction, Sample
 
 BUNDLED = Path(refseg.__file__).parent / "checkpoints"
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
+PHOTOS = "photos"  # what is pulled for models that see photographs
 
 
 class ModelFile(BaseModel):
@@ -290,6 +294,8 @@ def load(name: str | Path, device: str = "cpu") -> Model:
     tokenizer = load_tokenizer(folder / "tokenizer.json", described.max_words)
     _check_words(folder, method, tokenizer)
     method.eval().to(device)
+    if getattr(method, "wants_eyes", False):
+        method.see_by(cache(lambda: Eyes.load(pulled_folder(PHOTOS), device)))
     return Model(
         folder.name, described.method, method, tokenizer, described.preprocess, described.card
     )

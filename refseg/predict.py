@@ -175,7 +175,7 @@ class Predictor:
     @torch.inference_mode()
     def _encode(self) -> Any:
         self.model.method.eval()
-        return self.model.method.encode_image(self._batch(["object"]).images)
+        return self.model.method.encode_image(self._batch(["object"]))
 
     @torch.inference_mode()
     def _answer(self, texts: list[str]) -> list[Prediction]:

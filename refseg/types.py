@@ -183,7 +183,8 @@ class Batch:
     weights: [B] float32. objects: the annotated objects of the I images, where they were asked
     for; targets: [B] int64, the object that expression b means, -1 for none of them. pseudo: [B]
     bool, the expressions that a model wrote, None if people wrote all. Without pixels `images` is
-    [I, 3, 0, 0].
+    [I, 3, 0, 0]; so it is where the method makes its net images itself, of originals: the I images
+    [H, W, 3] uint8 RGB in px, else None.
     """
 
     images: torch.Tensor
@@ -201,6 +202,7 @@ class Batch:
     objects: NetObjects | None = None
     targets: torch.Tensor | None = None
     pseudo: torch.Tensor | None = None
+    originals: tuple[NDArray[np.uint8], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -26,10 +26,12 @@ def collate(
 
     share_images: samples with one image_id, the same pixels and the same objects share one row of
     `images` (where augmentation does not make them differ). Images without pixels, [H, W, 0],
-    give `images` [I, 3, 0, 0]. Raises ValueError when some samples have objects and some not.
+    give `images` [I, 3, 0, 0], and so do those that are left whole (see `Batch`).
+    Raises ValueError when some samples have objects and some not.
     """
     image_of, rows = _image_rows(samples, share_images)
-    images, geometry = _net_images([samples[row].image for row in rows], preprocess)
+    pictures = [samples[row].image for row in rows]
+    images, geometry = _net_images(pictures, preprocess)
     per_sample = tuple(geometry[row] for row in image_of)
     encoded = tokenizer.encode([sample.text for sample in samples])
     masks, known = _masks(samples, per_sample)
@@ -59,6 +61,7 @@ def collate(
             if any(sample.pseudo for sample in samples)
             else None
         ),
+        originals=_whole(pictures, preprocess),
     )
 
 
@@ -67,7 +70,8 @@ def collate_pictures(pictures: Sequence[Picture], preprocess: PreprocessConfig) 
 
     Raises ValueError as `collate`. `PreprocessConfig.geometry` tells where each picture lies.
     """
-    images, geometry = _net_images([picture.image for picture in pictures], preprocess)
+    seen = [picture.image for picture in pictures]
+    images, geometry = _net_images(seen, preprocess)
     objects = _objects([picture.objects for picture in pictures], geometry)
     nobody = torch.zeros(0, dtype=torch.int64)
     return Batch(
@@ -81,6 +85,7 @@ def collate_pictures(pictures: Sequence[Picture], preprocess: PreprocessConfig) 
         weights=torch.zeros(0),
         objects=objects,
         targets=None if objects is None else nobody,
+        originals=_whole(seen, preprocess),
     )
 
 
@@ -113,6 +118,14 @@ def _net_images(
 ) -> tuple[torch.Tensor, tuple[Geometry, ...]]:
     nets, geometry = zip(*map(preprocess.apply, images), strict=True)
     return normalise(np.stack(nets), preprocess), geometry
+
+
+def _whole(
+    images: Sequence[NDArray[np.uint8]], preprocess: PreprocessConfig
+) -> tuple[NDArray[np.uint8], ...] | None:
+    """The images as they are, for a method that wants them so; None if they have no pixels."""
+    seen = preprocess.fit == "whole" and all(image.shape[2] for image in images)
+    return tuple(images) if seen else None
 
 
 def _objects(

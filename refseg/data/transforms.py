@@ -16,7 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from refseg.data.objects import crop_objects, flip_objects
 from refseg.data.sides import swap_left_right
-from refseg.ops.images import letterbox, letterbox_geometry, resize_square, square_geometry
+from refseg.ops.images import (
+    corner_geometry,
+    letterbox,
+    letterbox_geometry,
+    resize_square,
+    square_geometry,
+)
 from refseg.types import Geometry, Sample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -27,27 +33,33 @@ class PreprocessConfig(BaseModel):
     """How a network image is made. fit: "square" distorts (as LAVT does), "letterbox" pads.
 
     size: px of the square. mean, std: per channel, of images in 0..1.
+    fit "whole" leaves the making to the method, which is given the image as it is
+    (`Batch.originals`); net coordinates are those of a square of `size` into whose upper left
+    corner the image fits, as Segment Anything has it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: int = Field(default=480, ge=8)
-    fit: Literal["square", "letterbox"] = "square"
+    fit: Literal["square", "letterbox", "whole"] = "square"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
     def apply(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], Geometry]:
         """[H, W, 3] uint8 px -> [size, size, 3] uint8 net, and the way back.
 
-        An image without pixels, [H, W, 0], becomes [0, 0, 3]; its geometry is that of a full one.
+        An image without pixels, [H, W, 0], becomes [0, 0, 3], and so does any that is left whole;
+        its geometry is that of a full one.
         """
-        if image.shape[2] == 0:
+        if image.shape[2] == 0 or self.fit == "whole":
             return np.empty((0, 0, 3), np.uint8), self.geometry((image.shape[0], image.shape[1]))
         resize = resize_square if self.fit == "square" else letterbox
         return resize(image, (self.size, self.size))
 
     def geometry(self, original_hw: tuple[int, int]) -> Geometry:
         """Where `apply` puts an image of this size (rows, columns)."""
+        if self.fit == "whole":
+            return corner_geometry(original_hw, self.size)
         place = square_geometry if self.fit == "square" else letterbox_geometry
         return place(original_hw, (self.size, self.size))
 

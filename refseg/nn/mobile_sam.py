@@ -31,6 +31,7 @@ from refseg.nn.sam_decoder import decode_single
 from refseg.nn.tiny_vit import TinyVit, TinyVitConfig
 from refseg.nn.weights import load_state, read_state
 from refseg.ops.boxes import boxes_to_net, clip_boxes
+from refseg.ops.images import corner_geometry
 from refseg.ops.masks import content_rectangle
 from refseg.types import Geometry
 
@@ -223,17 +224,6 @@ def sam_parts(config: MobileSamConfig) -> tuple[Any, Any]:
     # A whole SamModel would set it; without, version 4 cannot run the decoder.
     whole.mask_decoder_config._attn_implementation = "eager"
     return SamPromptEncoder(whole), SamMaskDecoder(whole.mask_decoder_config)
-
-
-def corner_geometry(hw: tuple[int, ...], side: int) -> Geometry:
-    """How SAM fits an image of `hw` (rows, columns) into a square: long side = side, no offset.
-
-    The short side is rounded to whole pixels, so the scales of the axes may differ a little.
-    """
-    height, width = hw[0], hw[1]
-    scale = side / max(height, width)
-    inner_h, inner_w = (max(int(length * scale + 0.5), 1) for length in (height, width))
-    return Geometry((height, width), (side, side), (inner_w / width, inner_h / height))
 
 
 def upsampled(logits: Tensor, geometry: Geometry) -> Iterator[tuple[int, Tensor]]:

@@ -199,6 +199,17 @@ def letterbox_geometry(original_hw: tuple[int, ...], hw: tuple[int, int]) -> Geo
     return Geometry((height, width), (hw[0], hw[1]), scale_xy, offset_xy)
 
 
+def corner_geometry(hw: tuple[int, ...], side: int) -> Geometry:
+    """How SAM fits an image of `hw` (rows, columns) into a square: long side = side, no offset.
+
+    The short side is rounded to whole pixels, so the scales of the axes may differ a little.
+    """
+    height, width = hw[0], hw[1]
+    scale = side / max(height, width)
+    inner_h, inner_w = (max(int(length * scale + 0.5), 1) for length in (height, width))
+    return Geometry((height, width), (side, side), (inner_w / width, inner_h / height))
+
+
 def _inner(original_hw: tuple[int, ...], hw: tuple[int, int]) -> tuple[int, int]:
     """Size of a letterbox's content: as large as it fits, and at least a pixel."""
     height, width = original_hw

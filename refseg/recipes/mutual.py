@@ -220,6 +220,7 @@ def photos() -> Recipe:
         update={
             "name": "photos",
             "method": base.method.model_copy(update={"extractor": extractor}),
+            "preprocess": PreprocessConfig(size=1024, fit="whole"),
             "train": base.train.model_copy(update={"steps": 4_000}),
             "stages": ("train",),
             "disambiguation": None,

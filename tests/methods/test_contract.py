@@ -249,7 +249,7 @@ def test_encode_once_ask_many(method: Any) -> None:
     assert len(shared) == 4
     with torch.no_grad():
         whole = dict(tensors(method(shared)))
-        state = method.encode_image(shared.images)
+        state = method.encode_image(shared)
         asked = dict(tensors(method.answer(state, shared)))
     for key, value in whole.items():
         assert torch.equal(value, asked[key]), key

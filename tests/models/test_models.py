@@ -257,7 +257,9 @@ def test_a_picture_is_encoded_once_however_many_ask(
     seen = []
     encode = model.method.encode_image
     monkeypatch.setattr(
-        model.method, "encode_image", lambda images: (seen.append(len(images)), encode(images))[1]
+        model.method,
+        "encode_image",
+        lambda batch: (seen.append(len(batch.images)), encode(batch))[1],
     )
     model.predict(toy_samples(2))
     assert seen == [2]

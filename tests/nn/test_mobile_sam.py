@@ -24,10 +24,10 @@ from refseg.nn.mobile_sam import (
     Embedded,
     MobileSam,
     MobileSamConfig,
-    corner_geometry,
     upsampled,
 )
 from refseg.nn.tiny_vit import TinyVitConfig
+from refseg.ops.images import corner_geometry
 from tests.nn.sam_toys import TOY, toy
 
 SIZES = [(64, 64), (48, 64), (33, 70), (7, 5), (1, 1), (1, 500), (400, 2), (130, 61)]

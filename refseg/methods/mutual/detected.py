@@ -2,25 +2,34 @@
 
 It stands where Mask2Former stands in the paper, and learns from annotated objects without pixels:
 while training, each image's objects are replaced by what a detector would make of them
-(simulated.py), so that the heads learn to live with misses, doubts and doubles. Proposal n is the
-n-th surest detection. Letters: I images, N proposals, K objects, C width, Q classes.
+(simulated.py), so that the heads learn to live with misses, doubts and doubles. With `eyes` it
+looks at photographs. Proposal n is the n-th surest detection.
+Letters: I images, N proposals, K objects, C width, Q classes, L cells a side of a mask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from refseg.errors import DataError
 from refseg.method import ParameterGroup, split_decay
 from refseg.methods.mutual.annotated import box_features, geometry_width, relative_boxes
-from refseg.methods.mutual.config import DetectedExtractorConfig
+from refseg.methods.mutual.config import DetectedExtractorConfig, MatchingConfig
+from refseg.methods.mutual.matching import match_masks
 from refseg.methods.mutual.objects import missing, objects_of
-from refseg.methods.mutual.proposals import MATCHED, Matching, Proposals
+from refseg.methods.mutual.proposals import MATCHED, Level, Matching, Proposals
 from refseg.methods.mutual.simulated import Records, Simulation
 from refseg.methods.mutual.things import RANKS, Things, annotated_things, ranks, surest
+from refseg.nn.eyes import Eyes
+from refseg.nn.mobile_sam import NOWHERE
 from refseg.types import Batch, Labels, NetObjects
 
 RECORDS = Path(__file__).with_name("detections.npz")
@@ -28,9 +37,6 @@ RECORDS = Path(__file__).with_name("detections.npz")
 
 class DetectedThings(nn.Module):
     """See the module docstring and `refseg.methods.mutual.proposals.Extractor`."""
-
-    reads_pixels = False
-    reads_objects = True
 
     def __init__(self, config: DetectedExtractorConfig) -> None:
         super().__init__()
@@ -45,13 +51,27 @@ class DetectedThings(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width)
         self._simulation: Simulation | None = None
+        self.eyes: Callable[[], Eyes] | None = None
+        self.reads_pixels, self.reads_objects = False, True
+
+    def see_by(self, eyes: Callable[[], Eyes] | None) -> None:
+        """Look at photographs from now on; None: take what is annotated, as while learning.
+
+        eyes: asked whenever an image is looked at; it may raise.
+        """
+        self.eyes = eyes
+        self.reads_pixels, self.reads_objects = eyes is not None, eyes is None
 
     def forward(self, batch: Batch) -> Proposals:
-        """The batch's annotated objects, or what is detected of them -> proposals [I, N, C].
+        """What is detected in the batch's images, or in place of their annotated objects ->
+        proposals [I, N, C].
 
-        Raises DataError without objects, boxes or categories, and for a category that is none of
-        `config.classes`.
+        With eyes: of `Batch.originals`, with masks; raises DataError without them and what `eyes`
+        raises. Else raises DataError without objects, boxes or categories, and for a category that
+        is none of `config.classes`.
         """
+        if self.eyes is not None:
+            return self._seen(batch, self.eyes())
         objects = objects_of(batch)
         things = annotated_things(objects, self.config.classes)
         simulate = self.config.simulate
@@ -59,6 +79,38 @@ class DetectedThings(nn.Module):
             salt = int(torch.randint(2**31, ())) if self.training else 0
             things = self.detected(things, objects.ann_ids, salt)
         return self.embed(things)
+
+    @torch.no_grad()
+    def _looked(self, images: Sequence[NDArray[np.uint8]], eyes: Eyes) -> tuple[Things, Tensor]:
+        """Things [I, N] and the logits of their masks [I, N, L, L], padding far below zero."""
+        config, device = self.config, self.category.weight.device
+        seen = [eyes.look(image, least=config.least, most=config.most) for image in images]
+        boxes, chances = [], []
+        for image, one in zip(images, seen, strict=True):
+            height, width = image.shape[:2]
+            boxes.append(torch.from_numpy(one.boxes) / torch.tensor([width, height] * 2))
+            chances.append(torch.from_numpy(one.chances))
+        there = [torch.ones(max(len(one), 0), dtype=torch.bool) for one in seen]
+        logits = [one.logits for one in seen]
+        padded = (
+            _padded(part, value)
+            for part, value in ((boxes, 0.0), (chances, 0.0), (there, False), (logits, NOWHERE))
+        )
+        found = [part.to(device) for part in padded]
+        return Things(*found[:3]), found[3]
+
+    def _seen(self, batch: Batch, eyes: Eyes) -> Proposals:
+        if batch.originals is None:
+            raise DataError(
+                "this model looks at photographs as they are, and the batch has none",
+                remedy='open them with pixels=True, and let preprocess.fit be "whole"',
+            )
+        things, logits = self._looked(batch.originals, eyes)
+        # What `Level` has are logits of classes that exclude each other, the last being none.
+        sure = things.sure[..., None]
+        share = things.classes / things.classes.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+        classes = torch.cat([share * sure, 1 - sure], dim=-1).clamp(min=1e-9).log()
+        return replace(self.embed(things), levels=(Level(logits, classes),))
 
     def detected(self, things: Things, ids: Tensor, salt: int) -> Things:
         """What a detector would make of annotated things; see `Simulation`. ids: [I, K]."""
@@ -78,10 +130,14 @@ class DetectedThings(nn.Module):
         return Proposals(features, things.there, boxes=things.boxes)
 
     def match(self, proposals: Proposals, objects: NetObjects) -> Matching:
-        """One to one by the overlap of boxes, best in sum, from an IoU of `MATCHED`.
+        """One to one by the overlap of boxes, best in sum, from an IoU of `MATCHED`; by masks as
+        for Mask2Former where both have them, however little they overlap.
 
         Raises DataError without boxes.
         """
+        if proposals.levels and objects.masks is not None and objects.has_mask is not None:
+            known = objects.known & objects.has_mask & objects.masks.flatten(2).any(dim=2)
+            return match_masks(proposals.levels[-1], objects.masks, known, MatchingConfig())
         if objects.boxes is None:
             raise missing("boxes", "box")
         assert proposals.boxes is not None
@@ -111,6 +167,16 @@ class DetectedThings(nn.Module):
         table = ParameterGroup("extractor.table", tuple(self.category.parameters()), 1.0, 0.0)
         rest = nn.ModuleDict({"geometry": self.geometry, "norm": self.norm})
         return [table, *split_decay("extractor", rest)]
+
+
+def _padded(parts: Sequence[Tensor], value: float) -> Tensor:
+    """[n, ...] each -> [I, N, ...], N >= 1."""
+    most = max([1, *map(len, parts)])
+    rows = [
+        torch.cat([part, part.new_full((most - len(part), *part.shape[1:]), value)])
+        for part in parts
+    ]
+    return torch.stack(rows)
 
 
 def _iou(one: Tensor, other: Tensor) -> Tensor:

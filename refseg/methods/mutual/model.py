@@ -17,6 +17,7 @@ Letters: B expressions, I images, N proposals, K objects, E (image, object) pair
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +27,7 @@ from refseg.errors import ConfigError
 from refseg.method import ParameterGroup, check_groups, split_decay
 from refseg.methods.mutual.annotated import AnnotatedObjects
 from refseg.methods.mutual.appearance import Appearance
+from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.methods.mutual.config import (
     AnnotatedExtractorConfig,
     DetectedExtractorConfig,
@@ -43,6 +45,7 @@ from refseg.methods.mutual.proposals import Extractor, Matching, Proposals
 from refseg.methods.mutual.selection import ProposalSelection
 from refseg.methods.mutual.slices import fair
 from refseg.nn.beam import Found
+from refseg.nn.eyes import Eyes
 from refseg.nn.text import BertWords
 from refseg.nn.vision import SwinVisionConfig
 from refseg.types import Batch, Labels, Prediction
@@ -205,18 +208,32 @@ class Mutual(nn.Module):
 
     # -- abilities -----------------------------------------------------------------------------
 
-    def encode_image(self, images: Tensor) -> Proposals:
-        """images [I, 3, H, W] -> state that `answer` takes for any number of expressions.
+    def encode_image(self, batch: Batch) -> Proposals:
+        """The batch's I images -> state that `answer` takes for any number of expressions.
 
-        Raises ConfigError for a model whose proposals are annotated objects.
+        Raises ConfigError for a model whose proposals are annotated objects, ModelError for one
+        that sees by weights of others which are not there.
         """
-        if not isinstance(self.extractor, Mask2FormerExtractor):
+        if not self.reads_pixels:
             raise ConfigError(
                 "this model chooses among annotated objects and sees no pixels",
                 remedy="evaluate it on a data set with boxes, or use a model that sees, such as "
                 "mutual-scenes",
             )
-        return self._shown(self.extractor.extract(images))
+        return self.propose(batch)
+
+    def see_by(self, eyes: Callable[[], Eyes] | None) -> None:
+        """Find proposals in pixels from now on; None: choose among annotated objects, as while
+        learning. For proposals of a detector alone; see `DetectedThings.see_by`.
+        """
+        assert isinstance(self.extractor, DetectedThings)
+        self.extractor.see_by(eyes)
+
+    @property
+    def wants_eyes(self) -> bool:
+        """Whether proposals are found in pixels by weights that are not the model's own."""
+        extractor = self.config.extractor
+        return isinstance(extractor, DetectedExtractorConfig) and extractor.classes == COCO_CLASSES
 
     def match(self, proposals: Proposals, batch: Batch, *, by_class: bool = True) -> Matching:
         """Which proposal stands for each of the K annotated objects of the batch's I images.

@@ -157,9 +157,9 @@ class Vega(nn.Module):
         """What may start from the hub's weights: kind -> (module, its name in task models)."""
         return {"vision": (self.encoder.pyramid.swin, "swin."), "text": (self.text.bert, "bert.")}
 
-    def encode_image(self, images: Tensor) -> ImageState:
-        """images [I, 3, H, W] -> state that `answer` takes for any number of expressions."""
-        return self.encoder.encode_image(images)
+    def encode_image(self, batch: Batch) -> ImageState:
+        """The batch's I images -> state that `answer` takes for any number of expressions."""
+        return self.encoder.encode_image(batch.images)
 
     def answer(self, state: ImageState, batch: Batch) -> VegaOutputs:
         """The same outputs as `forward(batch)`, the image part not repeated."""
@@ -173,7 +173,7 @@ class Vega(nn.Module):
 
     def forward(self, batch: Batch) -> VegaOutputs:
         """Batch of B expressions about I images -> outputs; labels are not read."""
-        return self.answer(self.encode_image(batch.images), batch)
+        return self.answer(self.encode_image(batch), batch)
 
     def _guidance(
         self, words: Tensor, word_mask: Tensor, pixels: Tensor

@@ -160,7 +160,7 @@ def test_no_pixels_are_needed_and_none_are_encoded() -> None:
     assert method.reads_objects
     assert method.needs.granted == {"text", "box", "category"}
     with pytest.raises(ConfigError, match=r"(?s)annotated objects.*mutual-scenes"):
-        method.encode_image(torch.zeros(1, 3, 64, 64))
+        method.encode_image(batch_of(objects()))
 
 
 def test_unknown_categories_name_the_remedy() -> None:

@@ -65,7 +65,7 @@ def test_it_is_added_and_off_by_default() -> None:
         shown = made.propose(batch)
         assert made.appearance is not None
         torch.testing.assert_close(shown.features, bare.features + made.appearance(bare))
-        torch.testing.assert_close(made.encode_image(batch.images).features, shown.features)
+        torch.testing.assert_close(made.encode_image(batch).features, shown.features)
         plain = Mutual(mutual_config()).eval()
         torch.testing.assert_close(plain.propose(batch).features, plain.extractor(batch).features)
 

@@ -1,0 +1,201 @@
+"""Detections in photographs as proposals: eyes that are told what to see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from refseg.data.collate import collate, collate_pictures
+from refseg.data.transforms import PreprocessConfig
+from refseg.describe import describe
+from refseg.errors import ConfigError, DataError, ModelError
+from refseg.methods.mutual import Mutual
+from refseg.methods.mutual.config import DetectedExtractorConfig
+from refseg.methods.mutual.things import Things
+from refseg.models import Model
+from refseg.nn.eyes import CLASS_IDS, Seen
+from refseg.nn.mobile_sam import NOWHERE, BoxMasks
+from refseg.ops.images import corner_geometry
+from refseg.predict import Predictor
+from refseg.types import Objects, Picture, Sample
+from tests.methods.toy import toy_tokenizer
+from tests.methods.toy_configs import mutual_config
+
+SIDE, CELLS = 64, 16
+WHOLE = PreprocessConfig(size=SIDE, fit="whole")
+#: Images by their size (rows, columns): boxes px, classes and probabilities.
+SEEN: dict[tuple[int, int], tuple[list[list[float]], list[tuple[int, float]]]] = {
+    (40, 64): ([[0, 0, 32, 40], [32, 8, 64, 40]], [(0, 0.9), (16, 0.4)]),
+    (128, 64): ([[0, 64, 64, 128]], [(2, 0.7)]),
+    (32, 32): ([], []),
+}
+
+
+@dataclass
+class ToldEyes:
+    """Sees what `SEEN` says of an image of that size, and counts how often it looks."""
+
+    asked: list[tuple[float, int]] = field(default_factory=list)
+
+    def look(self, image: NDArray[np.uint8], *, least: float, most: int) -> Seen:
+        self.asked.append((least, most))
+        height, width = image.shape[:2]
+        boxes, kinds = SEEN[height, width]
+        geometry = corner_geometry((height, width), SIDE)
+        logits = torch.full((len(boxes), CELLS, CELLS), NOWHERE)
+        chances = np.zeros((len(boxes), 80), np.float32)
+        for row, (box, (kind, chance)) in enumerate(zip(boxes, kinds, strict=True)):
+            x0, y0, x1, y1 = (
+                round(v * s * CELLS / SIDE) for v, s in zip(box, geometry.scale_xy * 2, strict=True)
+            )
+            logits[row, y0:y1, x0:x1] = 8.0
+            chances[row, kind] = chance
+        found = np.array(boxes, np.float32).reshape(-1, 4)
+        return Seen(found, chances, BoxMasks(logits, np.ones(len(boxes), np.float32), geometry))
+
+
+def image(hw: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.full((*hw, 3), 90, np.uint8)
+
+
+def model(eyes: ToldEyes | None = None) -> Model:
+    torch.manual_seed(0)
+    config = mutual_config(DetectedExtractorConfig(width=32, mlp_width=16, least=0.2, most=5))
+    method = Mutual(config).eval()
+    if eyes is not None:
+        told: Any = eyes
+        method.see_by(lambda: told)
+    return Model("photos", "mutual", method, toy_tokenizer(), WHOLE, {})
+
+
+def samples(*sizes: tuple[int, int]) -> list[Sample]:
+    return [
+        Sample(str(n), image(hw), f"left red {word}", n, n, n)
+        for n, hw in enumerate(sizes)
+        for word in ("disc", "square")
+    ]
+
+
+def batch_of(*sizes: tuple[int, int]) -> Any:
+    return collate(samples(*sizes), toy_tokenizer(), WHOLE, share_images=True)
+
+
+def test_whole_images_reach_the_method_once_each() -> None:
+    batch = batch_of((40, 64), (128, 64))
+    assert batch.images.shape == (2, 3, 0, 0)
+    assert batch.originals is not None
+    assert [one.shape for one in batch.originals] == [(40, 64, 3), (128, 64, 3)]
+    assert batch.image_of.tolist() == [0, 0, 1, 1]
+    assert batch.geometry[2] == corner_geometry((128, 64), SIDE)
+    assert batch.to("cpu").originals is batch.originals
+    bare = [Sample("0", np.zeros((40, 64, 0), np.uint8), "disc", 0, 0, 0)]
+    assert collate(bare, toy_tokenizer(), WHOLE).originals is None
+    pictures = collate_pictures([Picture(0, image((40, 64)))], WHOLE)
+    assert pictures.originals is not None
+
+
+def test_what_is_seen_becomes_proposals() -> None:
+    eyes = ToldEyes()
+    made = model(eyes)
+    sizes = tuple(SEEN)
+    with torch.no_grad():
+        found = made.method.propose(batch_of(*sizes))
+    assert eyes.asked == [(0.2, 5)] * 3
+    assert found.there.tolist() == [[True, True], [True, False], [False, False]]
+    boxes = [[0, 0, 0.5, 1], [0.5, 0.2, 1, 1], [0, 0.5, 1, 1]]
+    torch.testing.assert_close(found.boxes[found.there], torch.tensor(boxes))
+    classes = torch.zeros(3, 80)
+    for row, (kind, chance) in enumerate(((0, 0.9), (16, 0.4), (2, 0.7))):
+        classes[row, kind] = chance
+    # As the same things would be embedded that an annotation tells.
+    spread = torch.zeros(3, 2, 80).index_put((found.there,), classes)
+    same = made.method.extractor.embed(Things(found.boxes, spread, found.there))
+    torch.testing.assert_close(found.features, same.features)
+    level = found.levels[-1]
+    chance = level.classes.softmax(dim=-1)[found.there]
+    torch.testing.assert_close(chance[:, :80], classes, atol=1e-4, rtol=0)
+    torch.testing.assert_close(chance[:, 80], 1 - classes.amax(dim=1), atol=1e-4, rtol=0)
+    assert (level.masks[~found.there] == NOWHERE).all()
+
+
+def test_pictures_are_looked_at_once_however_many_questions() -> None:
+    eyes = ToldEyes()
+    made = model(eyes)
+    predictor = Predictor(made).set_image(image((40, 64)))
+    answers = predictor.segment(["left red disc", "square"])
+    alone = made.predict(samples((40, 64)))[0]
+    assert len(eyes.asked) == 2  # once for each of the two ways
+    told = predictor.segment("left red disc")
+    assert told.score == pytest.approx(alone.score, abs=1e-6)
+    halves = [np.zeros((40, 64), bool), np.zeros((40, 64), bool)]
+    halves[0][:, :32] = True
+    halves[1][8:, 32:] = True
+    for one in (*answers, told):
+        overlap = max((one.mask & half).sum() / (one.mask | half).sum() for half in halves)
+        assert overlap > 0.9
+    assert len(eyes.asked) == 2
+
+
+def test_nothing_detected_is_no_mask_and_no_certainty() -> None:
+    made = model(ToldEyes())
+    first, *_ = made.predict(samples((32, 32)))
+    assert not first.mask.any()
+    assert first.score == 0
+    mixed = made.predict(samples((32, 32), (40, 64)))
+    assert not mixed[0].mask.any()
+    assert mixed[-1].mask.any()
+
+
+def test_a_region_is_described_by_the_detection_that_fits() -> None:
+    made = model(ToldEyes())
+    right = np.zeros((40, 64), bool)
+    right[8:, 32:] = True
+    objects = Objects(np.array([1]), None, None, (right,))
+    (told,) = describe(made, [Picture(0, image((40, 64)), objects)], [(0, 0)])
+    assert told.proposal == 1
+    assert told.iou is not None
+    assert told.iou > 0.9
+
+
+@pytest.mark.parametrize("pixels", [True, False])
+def test_without_eyes_it_takes_what_is_annotated(pixels: bool) -> None:
+    made = model()
+    assert (made.method.reads_pixels, made.method.reads_objects) == (False, True)
+    with pytest.raises(ConfigError, match="sees no pixels"):
+        made.method.encode_image(batch_of((40, 64)))
+    made.method.see_by(lambda: None)
+    assert (made.method.reads_pixels, made.method.reads_objects) == (True, False)
+    made.method.see_by(None)
+    assert made.method.reads_objects
+    objects = Objects(
+        np.array([3, 4]), ("person", "dog"), np.array([[0, 0, 9, 9], [4, 4, 20, 30]], np.float32)
+    )
+    hw = (40, 64)
+    shown = image(hw) if pixels else np.zeros((*hw, 0), np.uint8)
+    scores = made.scores([Sample("0", shown, "red disc", 0, 0, 0, objects=objects)])
+    assert scores[0].shape == (2,)
+
+
+def test_eyes_that_are_shut_say_so() -> None:
+    made = model(ToldEyes())
+    bare = [Sample("0", np.zeros((40, 64, 0), np.uint8), "red disc", 0, 0, 0)]
+    with pytest.raises(DataError, match=r"(?s)photographs as they are.*whole"):
+        made.predict(bare)
+
+    def closed() -> Any:
+        raise ModelError("photos has not been pulled", remedy="refseg models pull photos")
+
+    made.method.see_by(closed)
+    with pytest.raises(ModelError, match="pull photos"):
+        Predictor(made).set_image(image((40, 64)))
+
+
+def test_coco_has_eighty_classes() -> None:
+    assert len(CLASS_IDS) == 80
+    assert CLASS_IDS[0] == 1
+    assert CLASS_IDS[-1] == 90
