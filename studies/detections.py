@@ -29,31 +29,33 @@ OF_ONE, BESIDE, TOLD = 6, 24, 5  # D, E, P
 @dataclass(frozen=True)
 class Photo:
     """Boxes xyxy in 0..1 of the photograph. kinds: [K], ann_ids: [K], boxes: [K, 4] of what is
-    annotated, crowds left out; found: [N, 4] and chances: [N, Q] of what is detected, surest first.
+    annotated, crowds left out, looks: [K, A] their colours; found: [N, 4] and chances: [N, Q] of
+    what is detected, surest first.
     """
 
     ann_ids: NDArray[np.int64]
     kinds: NDArray[np.int64]
     boxes: NDArray[np.float32]
+    looks: NDArray[np.float32]
     found: NDArray[np.float32]
     chances: NDArray[np.float32]
 
 
 def records_of(photos: Sequence[Photo]) -> Records:
     """The detections of each annotated object, and those beside, of the photos."""
-    kinds, areas, own, beside = [], [], [], []
+    kinds, areas, looks, own, beside = [], [], [], [], []
     for photo in photos:
         best, overlap = _attached(photo)
         kinds += photo.kinds.tolist()
         areas += box_area(photo.boxes).tolist()
+        looks += list(photo.looks)
         for row, box in enumerate(photo.boxes):
             rows = np.flatnonzero((best == row) & (overlap >= ATTACHED))[:OF_ONE]
             own.append(_told(_differences(photo.found[rows], box), photo.chances[rows], OF_ONE))
         rows = np.flatnonzero(overlap < ATTACHED)[:BESIDE]
         beside.append(_told(photo.found[rows], photo.chances[rows], BESIDE))
-    return Records(
-        torch.tensor(kinds), size_bins(torch.tensor(areas)), *_stacked(own), *_stacked(beside)
-    )
+    bins, seen = size_bins(torch.tensor(areas)), torch.from_numpy(np.stack(looks))
+    return Records(torch.tensor(kinds), bins, *_stacked(own), *_stacked(beside), seen)
 
 
 def _attached(photo: Photo) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -119,14 +121,16 @@ def compared(
 def as_things(photo: Photo) -> Things:
     """What is detected, I = 1."""
     there = torch.ones(1, len(photo.found), dtype=torch.bool)
-    return Things(torch.from_numpy(photo.found)[None], torch.from_numpy(photo.chances)[None], there)
+    return Things.unseen(
+        torch.from_numpy(photo.found)[None], torch.from_numpy(photo.chances)[None], there
+    )
 
 
 def annotated(photo: Photo) -> Things:
     """What is annotated, I = 1."""
     classes = torch.eye(len(COCO_CLASSES))[torch.from_numpy(photo.kinds)][None]
     there = torch.ones(1, len(photo.kinds), dtype=torch.bool)
-    return Things(torch.from_numpy(photo.boxes)[None], classes, there)
+    return Things.unseen(torch.from_numpy(photo.boxes)[None], classes, there)
 
 
 def simulated(photo: Photo, simulation: Simulation) -> Things:

@@ -19,17 +19,20 @@ from refseg.errors import DataError
 from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.methods.mutual.detected import RECORDS
 from refseg.nn.detections import Joining, join
+from refseg.nn.eyes import looks
 from refseg.nn.ssd import Ssd, look
 from refseg.nn.weights import load_state, read_state
 from refseg.ops.boxes import box_area, xywh_to_xyxy
 from refseg.ops.files import atomic_path
-from refseg.ops.images import load_image
+from refseg.ops.images import corner_geometry, load_image
+from refseg.ops.masks import decode_segmentation, mask_in_net
 from refseg.pull.kept import pulled_folder
 from refseg.train.progress import Counting
 from studies.base import Outcome
 from studies.detections import LEAST, Photo, compared, records_of
 
 LEASTS = (0.05, 0.1, 0.2)
+CELLS = 256
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,16 @@ def _photo(
         np.array([one["id"] for one in objects], np.int64)[there],
         np.array([kinds[one["category_id"]] for one in objects], np.int64)[there],
         boxes[there] / size,
+        looks(image, _grids(objects, (height, width)))[there],
         found.boxes / size,
         chances,
     )
+
+
+def _grids(objects: list[dict[str, Any]], hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """[K, CELLS, CELLS] masks of annotated objects on the grid on which MobileSAM draws."""
+    geometry = corner_geometry(hw, CELLS)
+    masks = [
+        mask_in_net(decode_segmentation(one["segmentation"], hw)[0], geometry) for one in objects
+    ]
+    return np.array(masks, bool).reshape(-1, CELLS, CELLS)

@@ -103,7 +103,9 @@ class DetectedExtractorConfig(MethodConfig):
     """Proposals that a detector finds: doubtful classes and box geometry, embedded (ours).
 
     classes, width, frequencies, mlp_width: as of annotated objects. ranks: whether each thing is
-        told how many others lie left of it, are larger, and so on.
+        told how many others lie left of it, are larger, and so on. looks: whether it is told the
+        colours of each thing, where somebody looked; in training they are drawn by the words.
+    blind: share of the training images at which nobody looks.
     least: probability of the likeliest class from which a detection counts. most: detections of an
         image, the surest.
     simulate: when annotated objects stand in for an image, whether they are taken as a detector
@@ -116,6 +118,8 @@ class DetectedExtractorConfig(MethodConfig):
     frequencies: int = Field(default=6, ge=0)
     mlp_width: int = Field(default=256, ge=1)
     ranks: bool = True
+    looks: bool = True
+    blind: float = Field(default=0.25, ge=0, le=1)
     least: float = Field(default=0.1, gt=0, lt=1)
     most: int = Field(default=64, ge=1)
     simulate: Literal["train", "always", "never"] = "train"

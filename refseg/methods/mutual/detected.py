@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from refseg.errors import DataError
 from refseg.method import ParameterGroup, split_decay
 from refseg.methods.mutual.annotated import box_features, geometry_width, relative_boxes
+from refseg.methods.mutual.colour_words import told_of_objects
 from refseg.methods.mutual.config import DetectedExtractorConfig, MatchingConfig
 from refseg.methods.mutual.matching import match_masks
 from refseg.methods.mutual.objects import missing, objects_of
 from refseg.methods.mutual.proposals import MATCHED, Level, Matching, Proposals
 from refseg.methods.mutual.simulated import Records, Simulation
-from refseg.methods.mutual.things import RANKS, Things, annotated_things, ranks, surest
+from refseg.methods.mutual.things import LOOKS, RANKS, Things, annotated_things, ranks, surest
 from refseg.nn.eyes import Eyes
 from refseg.nn.mobile_sam import NOWHERE
 from refseg.types import Batch, Labels, NetObjects
@@ -49,6 +50,8 @@ class DetectedThings(nn.Module):
         self.geometry = nn.Sequential(
             nn.Linear(told, config.mlp_width), nn.ReLU(), nn.Linear(config.mlp_width, config.width)
         )
+        if config.looks:
+            self.looks = nn.Linear(LOOKS + 1, config.width)
         self.norm = nn.LayerNorm(config.width)
         self._simulation: Simulation | None = None
         self.eyes: Callable[[], Eyes] | None = None
@@ -72,32 +75,36 @@ class DetectedThings(nn.Module):
         """
         if self.eyes is not None:
             return self._seen(batch, self.eyes())
-        objects = objects_of(batch)
+        objects, simulate = objects_of(batch), self.config.simulate
         things = annotated_things(objects, self.config.classes)
-        simulate = self.config.simulate
-        if simulate == "always" or (simulate == "train" and self.training):
-            salt = int(torch.randint(2**31, ())) if self.training else 0
-            things = self.detected(things, objects.ann_ids, salt)
+        if self.training and simulate != "never":
+            salt = int(torch.randint(2**31, ()))
+            things = self.detected(things, objects.ann_ids, salt, self._colours(batch, things))
+        elif simulate == "always":
+            things = self.detected(things, objects.ann_ids, 0)
         return self.embed(things)
+
+    def _colours(self, batch: Batch, things: Things) -> Tensor | None:
+        """Those that the batch's words tell of its objects, if looks are learned."""
+        if not self.config.looks:
+            return None
+        return told_of_objects(batch, things.there.shape[1]).to(things.boxes.device)
 
     @torch.no_grad()
     def _looked(self, images: Sequence[NDArray[np.uint8]], eyes: Eyes) -> tuple[Things, Tensor]:
         """Things [I, N] and the logits of their masks [I, N, L, L], padding far below zero."""
         config, device = self.config, self.category.weight.device
         seen = [eyes.look(image, least=config.least, most=config.most) for image in images]
-        boxes, chances = [], []
+        boxes, chances, looks = [], [], []
         for image, one in zip(images, seen, strict=True):
             height, width = image.shape[:2]
             boxes.append(torch.from_numpy(one.boxes) / torch.tensor([width, height] * 2))
             chances.append(torch.from_numpy(one.chances))
-        there = [torch.ones(max(len(one), 0), dtype=torch.bool) for one in seen]
-        logits = [one.logits for one in seen]
-        padded = (
-            _padded(part, value)
-            for part, value in ((boxes, 0.0), (chances, 0.0), (there, False), (logits, NOWHERE))
-        )
-        found = [part.to(device) for part in padded]
-        return Things(*found[:3]), found[3]
+            looks.append(torch.from_numpy(one.looks))
+        there = [torch.ones(len(one), dtype=torch.bool) for one in seen]
+        parts = boxes, chances, there, looks, there
+        things = Things(*(_padded(part, 0.0).to(device) for part in parts))
+        return things, _padded([one.logits for one in seen], NOWHERE).to(device)
 
     def _seen(self, batch: Batch, eyes: Eyes) -> Proposals:
         if batch.originals is None:
@@ -112,12 +119,14 @@ class DetectedThings(nn.Module):
         classes = torch.cat([share * sure, 1 - sure], dim=-1).clamp(min=1e-9).log()
         return replace(self.embed(things), levels=(Level(logits, classes),))
 
-    def detected(self, things: Things, ids: Tensor, salt: int) -> Things:
+    def detected(
+        self, things: Things, ids: Tensor, salt: int, colours: Tensor | None = None
+    ) -> Things:
         """What a detector would make of annotated things; see `Simulation`. ids: [I, K]."""
         if self._simulation is None:
             self._simulation = Simulation.of(Records.read(RECORDS), len(self.config.classes))
         self._simulation = self._simulation.to(ids.device)
-        found = self._simulation(things, ids, salt)
+        found = self._simulation(things, ids, salt, colours)
         return surest(found, self.config.least, self.config.most)
 
     def embed(self, things: Things) -> Proposals:
@@ -126,8 +135,22 @@ class DetectedThings(nn.Module):
         told = [box_features(things.boxes, self.config.frequencies), things.sure[..., None]]
         if self.config.ranks:
             told.append(ranks(things))
-        features = self.norm(self.category(share) + self.geometry(torch.cat(told, dim=-1)))
-        return Proposals(features, things.there, boxes=things.boxes)
+        x = self.category(share) + self.geometry(torch.cat(told, dim=-1))
+        if self.config.looks:
+            x = x + self.looks(self._shown(things))
+        return Proposals(self.norm(x), things.there, boxes=things.boxes)
+
+    def _shown(self, things: Things) -> Tensor:
+        """[I, N, A + 1]: square roots of the shares, so that little tells too, and whether known.
+
+        While learning, some images are not looked at.
+        """
+        looked = things.looked
+        if self.training and self.config.blind:
+            blind = torch.rand(len(looked), device=looked.device) < self.config.blind
+            looked = looked & ~blind[:, None]
+        known = looked[..., None].to(things.looks.dtype)
+        return torch.cat([things.looks.clamp(min=0).sqrt() * known, known], dim=-1)
 
     def match(self, proposals: Proposals, objects: NetObjects) -> Matching:
         """One to one by the overlap of boxes, best in sum, from an IoU of `MATCHED`; by masks as
@@ -166,6 +189,8 @@ class DetectedThings(nn.Module):
         """Every parameter once; norms, biases and the table of categories without decay."""
         table = ParameterGroup("extractor.table", tuple(self.category.parameters()), 1.0, 0.0)
         rest = nn.ModuleDict({"geometry": self.geometry, "norm": self.norm})
+        if self.config.looks:
+            rest["looks"] = self.looks
         return [table, *split_decay("extractor", rest)]
 
 

@@ -15,7 +15,7 @@ E detections beside their objects, P classes told of a detection, M records for 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,15 @@ from torch import Tensor
 
 from refseg.errors import ModelError
 from refseg.methods.mutual.things import Things
+from refseg.ops.colours import ZONES
 
 #: Edges of the size bins: share of the image that an object's box covers.
 SIZES = (0.01, 0.03, 0.1, 0.3)
 CANDIDATES = 128  # M
 #: A class with so many records of a size is half drawn from them, half from all of that size.
 HALF = 6.0
+#: Weight of an object that has nothing of the colours told: words may be about a small part.
+FAINT = 0.02
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Records:
     logarithms of the ratios of the sizes. classes, chances: [R, D, P] int64 and float32, the
     likeliest classes first, and their probabilities; a first chance of 0 is no detection.
     beside_boxes: [S, E, 4] float32, xyxy in 0..1. beside_classes, beside_chances: [S, E, P].
+    looks: [R, A] float32, colours of each object (`Things.looks`).
     """
 
     kinds: Tensor
@@ -52,13 +56,15 @@ class Records:
     beside_boxes: Tensor
     beside_classes: Tensor
     beside_chances: Tensor
+    looks: Tensor
 
     def __len__(self) -> int:
         return len(self.kinds)
 
     def save(self, path: Path) -> None:
-        """As .npz, small: half precision, short integers."""
+        """As .npz, small: half precision, short integers, shares of colours in steps of 1/255."""
         parts = {f.name: getattr(self, f.name).numpy() for f in fields(self)}
+        parts["looks"] = (parts["looks"] * 255).round().astype(np.int64)
         small = {
             k: v.astype(np.float16 if v.dtype.kind == "f" else np.uint8) for k, v in parts.items()
         }
@@ -76,6 +82,7 @@ class Records:
                 f"{path}: no records of a detector ({type(error).__name__})",
                 remedy="install refseg again: the file is a part of it",
             ) from None
+        parts["looks"] = parts["looks"].astype(np.float32) / 255
         return cls(
             **{
                 k: torch.from_numpy(v.astype(np.float32 if v.dtype.kind == "f" else np.int64))
@@ -109,21 +116,26 @@ class Simulation:
         moved = Records(*(getattr(self.records, f.name).to(device) for f in fields(Records)))
         return Simulation(moved, self.like.to(device))
 
-    def __call__(self, things: Things, ids: Tensor, salt: int) -> Things:
+    def __call__(
+        self, things: Things, ids: Tensor, salt: int, colours: Tensor | None = None
+    ) -> Things:
         """What is detected where `things` [I, K] are annotated, K * D + E places an image.
 
-        ids: [I, K] int64, of the objects. Nothing is sorted, and none too doubtful (`surest`).
+        ids: [I, K] int64, of the objects. colours: [I, K, 11] float32, those that words tell of
+        them; then each looks like some object like it, the likelier the more it has of these.
+        Nothing is sorted, and none too doubtful (`surest`).
         """
-        own, beside = self._of_objects(things, ids, salt), self._beside(things, ids, salt)
-        parts = zip(own, beside, strict=True)
+        own = self._of_objects(things, ids, salt, colours)
+        beside = self._beside(things, ids, salt, colours is not None)
+        parts = ((getattr(own, f.name), getattr(beside, f.name)) for f in fields(Things))
         return Things(*(torch.cat(pair, dim=1) for pair in parts))
 
-    def _of_objects(self, things: Things, ids: Tensor, salt: int) -> tuple[Tensor, ...]:
+    def _of_objects(self, things: Things, ids: Tensor, salt: int, colours: Tensor | None) -> Things:
         records, kind = self.records, things.classes.argmax(dim=-1)
         near, far = things.boxes[..., :2], things.boxes[..., 2:]
         size, centre = far - near, (near + far) / 2
-        column = _drawn(ids, salt, self.like.shape[2])
-        row = self.like[kind, size_bins(size.prod(dim=-1)), column]  # [I, K]
+        like = self.like[kind, size_bins(size.prod(dim=-1))]  # [I, K, M]
+        row = like.gather(2, _drawn(ids, salt, like.shape[2])[..., None])[..., 0]  # [I, K]
         shift = records.boxes[row]  # [I, K, D, 4]
         centre = centre[:, :, None] + shift[..., :2] * size[:, :, None]
         half = shift[..., 2:].exp() * size[:, :, None] / 2
@@ -131,27 +143,42 @@ class Simulation:
         told = _exchanged(records.classes[row], records.kinds[row], kind)
         chances = records.chances[row]
         there = things.there[..., None] & (chances[..., 0] > 0)
-        return _known(
-            boxes.flatten(1, 2), self._spread(told, chances).flatten(1, 2), there.flatten(1)
-        )
+        parts = boxes, self._spread(told, chances), there
+        found = Things.unseen(*(part.flatten(1, 2) for part in parts))
+        if colours is not None:
+            looks = records.looks[self._alike(like, ids, salt, colours)]  # [I, K, A]
+            looks = looks[:, :, None].expand(-1, -1, boxes.shape[2], -1).flatten(1, 2)
+            found = replace(found, looks=looks, looked=torch.ones_like(found.there))
+        return found.only(found.there)
 
-    def _beside(self, things: Things, ids: Tensor, salt: int) -> tuple[Tensor, ...]:
+    def _alike(self, like: Tensor, ids: Tensor, salt: int, colours: Tensor) -> Tensor:
+        """[I, K] rows of the records whose looks stand for the objects', of the M in `like`."""
+        most = self.records.looks.view(len(self.records), ZONES, -1).amax(dim=1)  # [R, 11]
+        told = colours.sum(dim=-1, keepdim=True)
+        weight = torch.einsum("ikmc,ikc->ikm", most[like], colours) / told.clamp(min=1) + FAINT
+        summed = weight.where(told > 0, torch.ones_like(weight)).cumsum(dim=-1)
+        share = _drawn(ids, salt ^ 0xC0105, 2**20).to(summed) / 2**20
+        place = torch.searchsorted(summed, (share[..., None] * summed[..., -1:]), right=True)
+        return like.gather(2, place.clamp(max=like.shape[2] - 1))[..., 0]
+
+    def _beside(self, things: Things, ids: Tensor, salt: int, looked: bool) -> Things:
         records, nobody = self.records, torch.iinfo(torch.int64).max
         first = ids.masked_fill(~things.there, nobody).amin(dim=1)
         row = _drawn(first, salt ^ 0x5EED, len(records.beside_boxes))
         chances = records.beside_chances[row]
         there = (chances[..., 0] > 0) & (first < nobody)[:, None]
         classes = self._spread(records.beside_classes[row], chances)
-        return _known(records.beside_boxes[row], classes, there)
+        found = Things.unseen(records.beside_boxes[row], classes, there)
+        if looked:
+            places = first[:, None] + torch.arange(there.shape[1], device=first.device)
+            looks = records.looks[_drawn(places, salt ^ 0xC0105, len(records))]
+            found = replace(found, looks=looks, looked=torch.ones_like(there))
+        return found.only(there)
 
     def _spread(self, numbers: Tensor, chances: Tensor) -> Tensor:
         """numbers, chances [..., P] -> [..., Q]."""
         whole = chances.new_zeros(*chances.shape[:-1], len(self.like))
         return whole.scatter_reduce(-1, numbers, chances, "amax")
-
-
-def _known(boxes: Tensor, classes: Tensor, there: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return boxes * there[..., None], classes * there[..., None], there
 
 
 def _exchanged(told: Tensor, theirs: Tensor, ours: Tensor) -> Tensor:

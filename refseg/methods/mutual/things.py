@@ -1,7 +1,8 @@
 """Things in an image as a detector tells of them: where, what they may be, and how sure that is.
 
 Annotated objects are the special case in which all is sure. This is not in the paper; it is what
-`DetectedThings` (detected.py) embeds. Letters: I images, N things, Q classes.
+`DetectedThings` (detected.py) embeds. Letters: I images, N things, Q classes, A numbers that tell
+of colours.
 """
 
 from __future__ import annotations
@@ -14,22 +15,34 @@ from torch import Tensor
 from refseg.methods.mutual.annotated import relative_boxes
 from refseg.methods.mutual.classes import class_numbers
 from refseg.methods.mutual.objects import missing
+from refseg.ops.colours import COLOURS, ZONES
 from refseg.types import NetObjects
 
 #: Numbers that `ranks` gives a thing.
 RANKS = 12
+#: A: shares of the eleven colours, of a thing, its upper and its lower half.
+LOOKS = ZONES * len(COLOURS)
 
 
 @dataclass(frozen=True)
 class Things:
     """boxes: [I, N, 4] float32 xyxy in 0..1 of the original image. classes: [I, N, Q] float32, the
     probability of each class, 0..1, independent of one another. there: [I, N] bool, False on
-    padding, where the rest is zero.
+    padding, where the rest is zero. looks: [I, N, A] float32, shares of colours
+    (`refseg.ops.colours.colour_zones`), zeros where nobody looked: looked, [I, N] bool.
     """
 
     boxes: Tensor
     classes: Tensor
     there: Tensor
+    looks: Tensor
+    looked: Tensor
+
+    @classmethod
+    def unseen(cls, boxes: Tensor, classes: Tensor, there: Tensor) -> Things:
+        """Things at which nobody looked."""
+        looks = boxes.new_zeros(*boxes.shape[:-1], LOOKS)
+        return cls(boxes, classes, there, looks, torch.zeros_like(there))
 
     @property
     def sure(self) -> Tensor:
@@ -40,6 +53,15 @@ class Things:
         """The things `rows` [I, M] int64 of each image."""
         images = torch.arange(len(rows), device=rows.device)[:, None]
         return Things(*(getattr(self, f.name)[images, rows] for f in fields(self)))
+
+    def only(self, there: Tensor) -> Things:
+        """The same, where there [I, N]; the others become padding."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        kept = {
+            name: part * there.view(*there.shape, *(1,) * (part.ndim - 2))
+            for name, part in parts.items()
+        }
+        return Things(**{**kept, "there": there})
 
 
 def annotated_things(objects: NetObjects, names: tuple[str, ...]) -> Things:
@@ -54,7 +76,7 @@ def annotated_things(objects: NetObjects, names: tuple[str, ...]) -> Things:
     there = objects.known & ~boxes.isnan().any(dim=-1)
     numbers = class_numbers(objects, names)
     classes = torch.nn.functional.one_hot(numbers, len(names)).float() * there[..., None]
-    return Things(boxes.nan_to_num() * there[..., None], classes, there)
+    return Things.unseen(boxes.nan_to_num() * there[..., None], classes, there)
 
 
 def surest(things: Things, least: float, most: int) -> Things:
@@ -67,8 +89,7 @@ def surest(things: Things, least: float, most: int) -> Things:
     counts = ((sure >= least) & things.there).sum(dim=1).clamp(max=most)
     width = max(int(counts.max()), 1) if len(counts) else 1
     found = things.at(order[:, :width])
-    there = torch.arange(width, device=counts.device) < counts[:, None]
-    return Things(found.boxes * there[..., None], found.classes * there[..., None], there)
+    return found.only(torch.arange(width, device=counts.device) < counts[:, None])
 
 
 def ranks(things: Things) -> Tensor:

@@ -16,10 +16,10 @@ from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.methods.mutual.config import DetectedExtractorConfig
 from refseg.methods.mutual.detected import DetectedThings, _iou
 from refseg.methods.mutual.objects import objects_of
-from refseg.methods.mutual.things import Things, annotated_things
+from refseg.methods.mutual.things import LOOKS, Things, annotated_things
 from refseg.ops.boxes import box_iou
 from refseg.types import Batch, Objects, Sample
-from tests.methods.toy import losses, toy_batch
+from tests.methods.toy import toy_batch
 from tests.methods.toy_configs import mutual_config
 
 KINDS = ("person", "dog", "person")
@@ -104,7 +104,7 @@ def test_each_object_has_the_detection_that_fits_and_none_has_two() -> None:
         shaken = np.repeat(BOXES, 2, axis=0) + rng.normal(0, 3, (6, 4)).astype(np.float32)
         boxes = torch.from_numpy(shaken)[None] / torch.tensor([64.0, 40, 64, 40])
         there = torch.from_numpy(rng.random((1, 6)) < 0.8)
-        found = made.embed(Things(boxes, torch.rand(1, 6, 80), there))
+        found = made.embed(Things.unseen(boxes, torch.rand(1, 6, 80), there))
         told = made.match(found, objects)
         overlap = box_iou(BOXES, shaken) * there[0].numpy()
         overlap[overlap < 0.5] = 0
@@ -133,7 +133,8 @@ def test_an_expression_whose_object_is_missed_teaches_nothing_and_breaks_nothing
     config = mutual_config(DetectedExtractorConfig(width=32, mlp_width=16, least=0.99))
     torch.manual_seed(0)
     method = Mutual(config).train()
-    terms = losses(method, batch_of((0, 1, 2), (2,)))  # nothing is as sure as that
+    batch = batch_of((0, 1, 2), (2,))
+    terms = method.loss(method(batch), batch)  # nothing is as sure as that
     assert all(bool(value.isfinite()) for value in terms.values())
     assert float(terms["selection"].detach()) == 0
     terms["total"].backward()
@@ -145,8 +146,32 @@ def test_words_are_learned_from_detections() -> None:
     torch.manual_seed(0)
     method = Mutual(config).train()
     for _ in range(10):
-        losses(method, batch_of((0, 1, 2), (1, 2)))["total"].backward()
+        batch = batch_of((0, 1, 2), (1, 2))
+        method.loss(method(batch), batch)["total"].backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in method.extractor.parameters())
+
+
+def test_what_nobody_looked_at_has_no_colours() -> None:
+    made = extractor().eval()
+    things = annotated_things(objects_of(batch_of()), COCO_CLASSES)
+    looks = torch.rand(1, 3, LOOKS)
+    unseen = replace(things, looks=looks)
+    seen = replace(unseen, looked=things.there)
+    plain, blind, told = (made.embed(one).features for one in (things, unseen, seen))
+    torch.testing.assert_close(plain, blind)
+    assert bool((plain != told).any(dim=-1).all())
+    without = extractor(looks=False).eval()
+    torch.testing.assert_close(without.embed(things).features, without.embed(seen).features)
+
+
+def test_some_images_are_not_looked_at_while_learning() -> None:
+    things = annotated_things(objects_of(batch_of(*[(0, 1, 2)] * 200)), COCO_CLASSES)
+    seen = replace(things, looks=torch.rand(200, 3, LOOKS), looked=things.there)
+    for blind in (0.0, 0.25, 1.0):
+        known = extractor(blind=blind).train()._shown(seen)[..., -1]
+        assert (known == known[:, :1]).all()
+        assert float(known.mean()) == pytest.approx(1 - blind, abs=0.1)
+    assert extractor().eval()._shown(seen)[..., -1].all()
 
 
 def test_other_classes_than_the_detectors_cannot_be_simulated() -> None:

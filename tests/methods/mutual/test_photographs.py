@@ -18,8 +18,9 @@ from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.config import DetectedExtractorConfig
 from refseg.methods.mutual.things import Things
 from refseg.models import Model
-from refseg.nn.eyes import CLASS_IDS, Seen
+from refseg.nn.eyes import CLASS_IDS, Seen, looks
 from refseg.nn.mobile_sam import NOWHERE, BoxMasks
+from refseg.ops.colours import COLOURS, ZONES, colour_names, colour_zones
 from refseg.ops.images import corner_geometry
 from refseg.predict import Predictor
 from refseg.types import Objects, Picture, Sample
@@ -56,7 +57,8 @@ class ToldEyes:
             logits[row, y0:y1, x0:x1] = 8.0
             chances[row, kind] = chance
         found = np.array(boxes, np.float32).reshape(-1, 4)
-        return Seen(found, chances, BoxMasks(logits, np.ones(len(boxes), np.float32), geometry))
+        masks = BoxMasks(logits, np.ones(len(boxes), np.float32), geometry)
+        return Seen(found, chances, masks, looks(image, (logits > 0).numpy()))
 
 
 def image(hw: tuple[int, int]) -> NDArray[np.uint8]:
@@ -114,7 +116,10 @@ def test_what_is_seen_becomes_proposals() -> None:
         classes[row, kind] = chance
     # As the same things would be embedded that an annotation tells.
     spread = torch.zeros(3, 2, 80).index_put((found.there,), classes)
-    same = made.method.extractor.embed(Things(found.boxes, spread, found.there))
+    gray = torch.zeros(3, 2, ZONES, len(COLOURS))
+    gray[found.there] = torch.eye(len(COLOURS))[COLOURS.index("gray")]
+    told = Things(found.boxes, spread, found.there, gray.flatten(2), found.there)
+    same = made.method.extractor.embed(told)
     torch.testing.assert_close(found.features, same.features)
     level = found.levels[-1]
     chance = level.classes.softmax(dim=-1)[found.there]
@@ -193,6 +198,18 @@ def test_eyes_that_are_shut_say_so() -> None:
     made.method.see_by(closed)
     with pytest.raises(ModelError, match="pull photos"):
         Predictor(made).set_image(image((40, 64)))
+
+
+def test_colours_are_looked_at_on_the_grid_of_the_masks() -> None:
+    """Of a picture as large as the grid, to the pixel; padding counts for none."""
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 255, (CELLS // 2, CELLS, 3), np.uint8)
+    masks = rng.random((3, CELLS, CELLS)) < 0.5
+    wanted = [colour_zones(colour_names(picture), mask[: CELLS // 2]).ravel() for mask in masks]
+    np.testing.assert_allclose(looks(picture, masks), wanted)
+    assert looks(picture, masks[:0]).shape == (0, 33)
+    tall = rng.integers(0, 255, (4000, 30, 3), np.uint8)
+    assert np.isfinite(looks(tall, masks)).all()
 
 
 def test_coco_has_eighty_classes() -> None:

@@ -14,6 +14,7 @@ from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.methods.mutual.detected import RECORDS
 from refseg.methods.mutual.simulated import (
     CANDIDATES,
+    FAINT,
     HALF,
     SIZES,
     Records,
@@ -21,7 +22,8 @@ from refseg.methods.mutual.simulated import (
     _drawn,
     size_bins,
 )
-from refseg.methods.mutual.things import Things
+from refseg.methods.mutual.things import LOOKS, Things
+from refseg.ops.colours import COLOURS, ZONES
 
 Q = 4
 
@@ -40,6 +42,7 @@ def records(count: int = 12, seed: int = 0) -> Records:
         torch.tensor([[[0.1, 0.2, 0.5, 0.6]], [[0.3, 0.3, 0.4, 0.9]]]),
         torch.tensor([[[1, 2]], [[3, 0]]]),
         torch.tensor([[[0.6, 0.2]], [[0.0, 0.0]]]),
+        torch.rand(count, LOOKS).round(decimals=2),
     )
 
 
@@ -52,7 +55,7 @@ def annotated(seed: int, images: int = 3, count: int = 4) -> tuple[Things, torch
     there[-1, -2:] = False
     classes = torch.nn.functional.one_hot(kinds, Q).float() * there[..., None]
     ids = torch.arange(images * count).view(images, count) + 1000 * seed
-    return Things(boxes * there[..., None], classes, there), ids.masked_fill(~there, -1)
+    return Things.unseen(boxes * there[..., None], classes, there), ids.masked_fill(~there, -1)
 
 
 def literal(
@@ -134,16 +137,69 @@ def test_a_fate_hangs_on_object_and_salt_alone() -> None:
 
 
 def _first(things: Things) -> Things:
-    return Things(things.boxes[:1], things.classes[:1], things.there[:1])
+    return Things(*(part[:1] for part in vars(things).values()))
 
 
 def _as_set(things: Things, image: int) -> set[tuple[float, ...]]:
     return {tuple(box) for box in things.boxes[image][things.there[image]].tolist()}
 
 
+def test_objects_look_as_words_tell_of_them() -> None:
+    """Which record's looks stand for an object, by weights added up one by one."""
+    simulation = Simulation.of(records(40), Q)
+    pool = simulation.records
+    things, ids = annotated(2, images=30)
+    colours = torch.zeros(*ids.shape, len(COLOURS))
+    colours[:, 0, 3], colours[:, 1, [2, 5]] = 1, 1
+    found = simulation(things, ids, 4, colours)
+    assert (found.looked == found.there).all()
+    places = found.there[:, : ids.shape[1] * 2].view(*ids.shape, 2)
+    looks = found.looks[:, : ids.shape[1] * 2].view(*ids.shape, 2, LOOKS)
+    for image, k in torch.nonzero(places.any(dim=-1)).tolist():
+        x0, y0, x1, y1 = things.boxes[image, k].tolist()
+        kind = int(things.classes[image, k].argmax())
+        rows = simulation.like[kind, int(size_bins(torch.tensor((x1 - x0) * (y1 - y0))))].tolist()
+        told = torch.nonzero(colours[image, k])[:, 0].tolist()
+        weights = [1.0] * len(rows)
+        if told:
+            most = [pool.looks[row].view(ZONES, -1).amax(dim=0) for row in rows]
+            weights = [sum(float(m[c]) for c in told) / len(told) + FAINT for m in most]
+        share = int(_drawn(ids[image, k], 4 ^ 0xC0105, 2**20)) / 2**20 * sum(weights)
+        left, place = share, 0
+        while left >= weights[place]:
+            left -= weights[place]
+            place += 1
+        for look in looks[image, k][places[image, k]]:
+            torch.testing.assert_close(look, pool.looks[rows[place]])
+    without = simulation(things, ids, 4)
+    assert not without.looked.any()
+    torch.testing.assert_close(without.boxes, found.boxes)  # looks change no other fate
+    torch.testing.assert_close(without.classes, found.classes)
+
+
+def test_a_colour_told_is_a_colour_seen_more_often() -> None:
+    simulation = Simulation.of(Records.read(RECORDS), len(COCO_CLASSES))
+    count = 400
+    boxes = torch.tensor([0.2, 0.1, 0.6, 0.9]).expand(count, 1, 4)
+    classes = torch.eye(80)[0].expand(count, 1, 80)  # persons
+    things = Things.unseen(boxes, classes, torch.ones(count, 1, dtype=torch.bool))
+    ids = torch.arange(count)[:, None]
+    red = COLOURS.index("red")
+    shares = {}
+    for name, told in (("nothing", []), ("red", [red])):
+        colours = torch.zeros(count, 1, len(COLOURS))
+        colours[..., told] = 1
+        found = simulation(things, ids, 0, colours)
+        first = found.looks[:, 0].view(count, ZONES, -1)[found.there[:, 0]]
+        shares[name] = float(first.amax(dim=1)[:, red].mean())
+    assert shares["red"] > 3 * shares["nothing"]
+
+
 def test_pictures_without_objects_show_nothing() -> None:
     simulation = Simulation.of(records(), Q)
-    none = Things(torch.zeros(2, 1, 4), torch.zeros(2, 1, Q), torch.zeros(2, 1, dtype=torch.bool))
+    none = Things.unseen(
+        torch.zeros(2, 1, 4), torch.zeros(2, 1, Q), torch.zeros(2, 1, dtype=torch.bool)
+    )
     found = simulation(none, torch.full((2, 1), -1), salt=0)
     assert not found.there.any()
     assert not found.boxes.any()
@@ -181,7 +237,7 @@ def test_records_come_back(tmp_path: Path) -> None:
     made.save(tmp_path / "records.npz")
     back = Records.read(tmp_path / "records.npz")
     for name, value in vars(made).items():
-        torch.testing.assert_close(getattr(back, name), value, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(getattr(back, name), value, atol=2e-3, rtol=1e-3)
         assert getattr(back, name).dtype == value.dtype
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refseg.methods.mutual.things import RANKS, Things, annotated_things, ranks, surest
+from refseg.methods.mutual.things import LOOKS, RANKS, Things, annotated_things, ranks, surest
 from refseg.types import Geometry, NetObjects
 
 Q = 3
@@ -20,7 +20,8 @@ def things(seed: int, images: int = 2, count: int = 5) -> Things:
     there = torch.ones(images, count, dtype=torch.bool)
     there[-1, -1] = False
     classes = torch.rand(images, count, Q) * there[..., None]
-    return Things(boxes * there[..., None], classes, there)
+    looks = torch.rand(images, count, LOOKS) * there[..., None]
+    return Things(boxes * there[..., None], classes, there, looks, there.clone())
 
 
 def literal_ranks(found: Things, image: int, one: int) -> list[float]:
@@ -82,6 +83,8 @@ def test_annotated_objects_are_of_one_class_beyond_doubt() -> None:
     torch.testing.assert_close(found.boxes[0, 1], torch.tensor([0.5, 0.5, 1, 1]))
     assert found.classes[0].tolist() == [[0, 1, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
     assert found.sure.tolist() == [[1, 1, 0, 0]]
+    assert not found.looked.any()
+    assert not found.looks.any()
 
 
 def test_the_surest_come_first_and_the_doubtful_not_at_all() -> None:
@@ -96,7 +99,9 @@ def test_the_surest_come_first_and_the_doubtful_not_at_all() -> None:
             ]
             wanted = [box for _, box in sorted(sure, key=lambda pair: -pair[0])][:most]
             assert kept.boxes[image][kept.there[image]].tolist() == wanted
-            assert not kept.classes[image][~kept.there[image]].any()
+            for part in (kept.classes, kept.looks, kept.boxes):
+                assert not part[image][~kept.there[image]].any()
+            torch.testing.assert_close(kept.looked, kept.there)
         assert kept.there.shape[1] == max(int(kept.there.sum(dim=1).max()), 1)
     nothing = surest(found, 1.0, 10)
     assert nothing.there.tolist() == [[False]] * 3
