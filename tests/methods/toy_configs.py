@@ -98,7 +98,7 @@ def annotated_config() -> AnnotatedExtractorConfig:
 def detected_config() -> DetectedExtractorConfig:
     """The toy's own classes; no detector knows them."""
     return DetectedExtractorConfig(
-        classes=SHAPES, width=32, frequencies=2, mlp_width=32, simulate="never"
+        classes=SHAPES, width=32, frequencies=2, mlp_width=32, looks=False, simulate="never"
     )
 
 
