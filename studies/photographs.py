@@ -11,16 +11,21 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from refseg import models
 from refseg.errors import RefsegError
 from refseg.methods.mutual.detected import RECORDS
-from studies import detector
-from studies.base import FIGURES, RESULTS, Outcome, say, write
-from studies.command import told
+from refseg.models import PHOTOS
+from studies import detector, photographs_chain, photographs_choice
+from studies.base import FIGURES, RESULTS, Outcome, model_identity, say, write
+from studies.command import positive, told
 from studies.mutual_boxes import NEVER, never_trained
 
 ABOUT = {
-    "detections": "what the detector tells of annotated objects; writes what training draws from"
+    "detections": "what the detector tells of annotated objects; writes what training draws from",
+    "choice": "which object is meant: RefCOCO and RefCOCO+ by boxes, and by simulated detections",
+    "chain": "photographs with RefCOCO's and RefCOCO+'s expressions, and what limits the masks",
 }
 
 
@@ -31,7 +36,9 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         outcome = STUDIES[parsed.study](parsed)
         minutes = round((time.perf_counter() - start) / 60, 2)
-        about = {"command": command(parsed), "minutes": minutes, "model": None}
+        named = getattr(parsed, "model", None)
+        model = None if named is None else model_identity(models.load(named), named)
+        about: dict[str, Any] = {"command": command(parsed), "minutes": minutes, "model": model}
         path = write(f"photographs_{parsed.study}", outcome, about, parsed.out, FIGURES)
         say(f"{path} ({minutes:.1f} min)")
     except RefsegError as error:
@@ -51,18 +58,34 @@ def _detections(parsed: argparse.Namespace) -> Outcome:
     return detector.run(detector.Detector(parsed.real, never, parsed.records))
 
 
-STUDIES = {"detections": _detections}
+def _choice(parsed: argparse.Namespace) -> Outcome:
+    never = never_trained(parsed.real, parsed.never)
+    asked = photographs_choice.Choice(parsed.real, parsed.model, never, parsed.limit)
+    return photographs_choice.run(asked)
+
+
+def _chain(parsed: argparse.Namespace) -> Outcome:
+    return photographs_chain.run(photographs_chain.Chain(parsed.real, parsed.model, parsed.limit))
+
+
+STUDIES = {"detections": _detections, "choice": _choice, "chain": _chain}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m studies.photographs", description=__doc__)
     studies = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
-    one = studies.add_parser("detections", help=ABOUT["detections"])
-    one.add_argument("--real", type=Path, required=True, help="holds instances.json and images/")
+    one = {name: studies.add_parser(name, help=text) for name, text in ABOUT.items()}
+    for name, study in one.items():
+        holds = "instances.json and images/" if name == "detections" else "refcoco/ and refcoco+/"
+        study.add_argument("--real", type=Path, required=True, help=f"holds {holds}")
+        study.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+        if name != "detections":
+            study.add_argument("--model", default=PHOTOS, help="bundled name or folder")
+            study.add_argument("--limit", type=positive, help="the first N of each split")
     never = f"file of image ids that no training sees [{NEVER} beside --real]"
-    one.add_argument("--never", type=Path, help=never)
-    one.add_argument("--records", type=Path, default=RECORDS, help="file of what was told")
-    one.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    for name in ("detections", "choice"):
+        one[name].add_argument("--never", type=Path, help=never)
+    one["detections"].add_argument("--records", type=Path, default=RECORDS, help="file to write")
     return parser
 
 

@@ -224,6 +224,8 @@ SECTIONS: Mapping[str, Callable[[Record], Values]] = {
     "mutual_ablation-parts": mutual_page.ablation,
     "mutual_ablation-written": mutual_page.ablation,
     "photographs_detections": photographs_page.detections,
+    "photographs_choice": photographs_page.choice,
+    "photographs_chain": photographs_page.chain,
 }
 COMMANDS = {
     **{name: f"python -m studies.vega {name}" for name in SECTIONS},
@@ -237,6 +239,8 @@ COMMANDS = {
     "mutual_ablation-parts": "python -m studies.mutual ablation --table parts --seeds 0 1 2",
     "mutual_ablation-written": "python -m studies.mutual ablation --table written --seeds 0 1 2",
     "photographs_detections": "python -m studies.photographs detections --real DIR",
+    "photographs_choice": "python -m studies.photographs choice --real DIR --model RUN/model",
+    "photographs_chain": "python -m studies.photographs chain --real DIR --model RUN/model",
 }
 
 

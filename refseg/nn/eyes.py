@@ -41,13 +41,13 @@ class Seen:
 
     boxes: float32 [N, 4], xyxy px. chances: float32 [N, Q], each class's probability by itself, in
     COCO's order. masks: of the boxes. looks: float32 [N, 33], the colours of each mask
-    (`refseg.ops.colours.colour_zones`).
+    (`refseg.ops.colours.colour_zones`); None where nobody looked.
     """
 
     boxes: NDArray[np.float32]
     chances: NDArray[np.float32]
     masks: BoxMasks
-    looks: NDArray[np.float32]
+    looks: NDArray[np.float32] | None
 
     def __len__(self) -> int:
         return len(self.boxes)

@@ -100,9 +100,11 @@ class DetectedThings(nn.Module):
             height, width = image.shape[:2]
             boxes.append(torch.from_numpy(one.boxes) / torch.tensor([width, height] * 2))
             chances.append(torch.from_numpy(one.chances))
-            looks.append(torch.from_numpy(one.looks))
+            unseen = np.zeros((len(one), LOOKS), np.float32)
+            looks.append(torch.from_numpy(unseen if one.looks is None else one.looks))
         there = [torch.ones(len(one), dtype=torch.bool) for one in seen]
-        parts = boxes, chances, there, looks, there
+        looked = [part & (one.looks is not None) for part, one in zip(there, seen, strict=True)]
+        parts = boxes, chances, there, looks, looked
         things = Things(*(_padded(part, 0.0).to(device) for part in parts))
         return things, _padded([one.logits for one in seen], NOWHERE).to(device)
 
@@ -167,7 +169,7 @@ class DetectedThings(nn.Module):
         assert proposals.there is not None
         boxes = relative_boxes(objects)
         there = objects.known & ~boxes.isnan().any(dim=-1)
-        overlap = _iou(boxes.nan_to_num(), proposals.boxes)  # [I, K, N]
+        overlap = box_overlap(boxes.nan_to_num(), proposals.boxes)  # [I, K, N]
         overlap = overlap * (there[..., None] & proposals.there[:, None])
         fits = torch.where(overlap >= MATCHED, overlap, torch.zeros_like(overlap)).cpu().numpy()
         proposal = torch.full(there.shape, -1, dtype=torch.int64)
@@ -204,7 +206,7 @@ def _padded(parts: Sequence[Tensor], value: float) -> Tensor:
     return torch.stack(rows)
 
 
-def _iou(one: Tensor, other: Tensor) -> Tensor:
+def box_overlap(one: Tensor, other: Tensor) -> Tensor:
     """Boxes [I, K, 4] and [I, N, 4] xyxy -> IoU [I, K, N]; 0 where both are without extent."""
     near = torch.maximum(one[:, :, None, :2], other[:, None, :, :2])
     far = torch.minimum(one[:, :, None, 2:], other[:, None, :, 2:])

@@ -14,7 +14,7 @@ from refseg.errors import DataError
 from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.methods.mutual.config import DetectedExtractorConfig
-from refseg.methods.mutual.detected import DetectedThings, _iou
+from refseg.methods.mutual.detected import DetectedThings, box_overlap
 from refseg.methods.mutual.objects import objects_of
 from refseg.methods.mutual.things import LOOKS, Things, annotated_things
 from refseg.ops.boxes import box_iou
@@ -125,7 +125,7 @@ def test_overlaps_as_elsewhere() -> None:
     boxes = torch.cat([corners, corners + torch.rand(2, 7, 2) - 0.1], dim=-1)
     for image in range(2):
         wanted = box_iou(boxes[image, :3].numpy(), boxes[image, 3:].numpy())
-        got = _iou(boxes[:, :3], boxes[:, 3:])[image]
+        got = box_overlap(boxes[:, :3], boxes[:, 3:])[image]
         torch.testing.assert_close(got.double(), torch.from_numpy(wanted), atol=1e-5, rtol=1e-5)
 
 

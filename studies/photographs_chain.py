@@ -1,0 +1,100 @@
+"""Study "chain": from a photograph and words to a mask, and what limits it.
+
+The same heads with other eyes (studies/photographs_eyes.py): without colours, with the annotated
+class of each detection, with the annotated objects in place of detections. Beside them what no
+words are needed for, and a perfect choice among the same masks ("oracle").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refseg import models
+from refseg.baselines import NAMES, make_baseline
+from refseg.data.catalog import open_data
+from refseg.evaluate import Options, evaluate_all
+from refseg.models import PHOTOS, Model
+from refseg.nn.eyes import Eyes
+from refseg.pull.kept import pulled_folder
+from refseg.types import ALL_LABELS, Prediction, Sample
+from studies.base import Outcome, learned_from, say
+from studies.photographs_eyes import (
+    Colourless,
+    KnowsClasses,
+    KnowsObjects,
+    Remembering,
+    annotations,
+)
+
+PROTOCOL = "original"
+DATA = ("refcoco", "refcoco+")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What the study is asked. real: holds refcoco/ and refcoco+/ with pixels. model: bundled name
+    or folder.
+    """
+
+    real: Path
+    model: str = PHOTOS
+    limit: int | None = None
+
+
+def run(asked: Chain) -> Outcome:
+    """Score all variants on every expression of the split val of both data sets."""
+    model, eyes = models.load(asked.model), Eyes.load(pulled_folder(PHOTOS))
+    real, rows, photographs = Remembering(eyes), [], set[str]()
+    for name in DATA:
+        dataset = open_data(asked.real / name, "val", ALL_LABELS, objects=True)
+        objects = annotations(dataset)
+        photographs |= objects.keys()
+        told: dict[str, Any] = {
+            "photos": real,
+            "without colours": Colourless(real),
+            "classes known": KnowsClasses(real, objects),
+            "objects known": KnowsObjects(eyes, objects),
+        }
+        for baseline in NAMES:
+            rows.append(_scores(name, baseline, make_baseline(baseline, dataset), dataset, asked))
+        model.method.see_by(_given(real))
+        rows.append(_scores(name, "largest detection", Largest(model), dataset, asked))
+        for variant, kind in told.items():
+            model.method.see_by(_given(kind))
+            rows.append(_scores(name, variant, model, dataset, asked))
+    data = [f"{name} val, photographs" for name in DATA]
+    numbers = {"rows": rows, "photographs": len(photographs)}
+    return Outcome(numbers, [PROTOCOL], data, learned_from(model), {"bootstrap": 0})
+
+
+def _given(eyes: Any) -> Callable[[], Any]:
+    return lambda: eyes
+
+
+def _scores(name: str, variant: str, answers: Any, dataset: Any, asked: Chain) -> dict[str, Any]:
+    (report,) = evaluate_all(answers, dataset, [PROTOCOL], options=Options(asked.limit))
+    say(f"chain: {name}: {variant}: mIoU {report.metrics['mIoU']:.3f}")
+    return {"data": name, "variant": variant, **report.to_json()}
+
+
+class Largest:
+    """The largest detection, whatever the words say."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.name = model, "largest detection"
+        self.card = {"labels used": "none"}
+
+    def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
+        """One prediction per sample."""
+        model = self.model
+        batch = model.batch(samples, share_images=True)
+        proposals = model.method.propose(batch)
+        boxes = proposals.boxes
+        areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+        scores = areas.masked_fill(~proposals.there, -float("inf"))[batch.image_of]
+        outputs = type("Chosen", (), {"proposals": proposals, "scores": scores})
+        answers: list[Prediction] = model.method.decode(outputs, batch)
+        return answers

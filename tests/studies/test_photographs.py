@@ -1,0 +1,203 @@
+"""The studies about photographs: what is kept of detections, other eyes, and the tables."""
+
+from __future__ import annotations
+
+from math import exp
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from refseg.data.catalog import open_data
+from refseg.evaluate_objects import evaluate_objects
+from refseg.methods.mutual.coco import COCO_CLASSES
+from refseg.methods.mutual.simulated import Simulation
+from refseg.methods.mutual.things import LOOKS
+from refseg.ops.boxes import box_iou
+from refseg.types import Labels, Objects
+from studies import photographs, photographs_page
+from studies.detections import (
+    ATTACHED,
+    BESIDE,
+    OF_ONE,
+    Photo,
+    annotated,
+    as_things,
+    compared,
+    measured,
+    records_of,
+)
+from studies.photographs_choice import AmongDetections
+from studies.photographs_eyes import Colourless, KnowsClasses, Remembering, identity
+from tests.data.refer_trees import make_refer
+from tests.methods.mutual.test_photographs import ToldEyes, batch_of, image, model
+
+Q = len(COCO_CLASSES)
+
+
+def photo(seed: int, objects: int = 3, found: int = 12) -> Photo:
+    """Annotated boxes, and detections near them and elsewhere."""
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(0, 0.5, (objects, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(0.2, 0.4, (objects, 2))], axis=1)
+    near = boxes[rng.integers(objects, size=found)] + rng.normal(0, 0.1, (found, 4))
+    near = np.sort(near.reshape(found, 2, 2), axis=1).reshape(found, 4).clip(0, 1)
+    near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 0.01)
+    chances = rng.random((found, Q)) ** 8
+    order = np.argsort(-chances.max(axis=1))
+    return Photo(
+        np.arange(objects) + 100 * seed, rng.integers(Q, size=objects), boxes.astype(np.float32),
+        rng.random((objects, LOOKS)).astype(np.float32), near[order].astype(np.float32),
+        chances[order].astype(np.float32),
+    )  # fmt: skip
+
+
+def test_what_is_kept_gives_the_detections_back() -> None:
+    photos = [photo(seed) for seed in range(4)]
+    kept = records_of(photos)
+    row = 0
+    for number, one in enumerate(photos):
+        overlap = box_iou(one.found, one.boxes)
+        beside = [n for n in range(len(one.found)) if overlap[n].max() < ATTACHED]
+        for k in range(len(one.boxes)):
+            own = [
+                n for n in range(len(one.found))
+                if overlap[n].argmax() == k and overlap[n, k] >= ATTACHED
+            ][:OF_ONE]  # fmt: skip
+            there = kept.chances[row, :, 0] > 0
+            assert int(there.sum()) == len(own)
+            x0, y0, x1, y1 = one.boxes[k]
+            for place, n in enumerate(own):
+                dx, dy, lw, lh = kept.boxes[row, place].tolist()
+                w, h = exp(lw) * (x1 - x0), exp(lh) * (y1 - y0)
+                cx, cy = (x0 + x1) / 2 + dx * (x1 - x0), (y0 + y1) / 2 + dy * (y1 - y0)
+                box = (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2)
+                np.testing.assert_allclose(box, one.found[n], atol=1e-5)
+                first = int(kept.classes[row, place, 0])
+                assert first == one.chances[n].argmax()
+                assert float(kept.chances[row, place, 0]) == pytest.approx(one.chances[n].max())
+            assert int(kept.kinds[row]) == one.kinds[k]
+            np.testing.assert_array_equal(kept.looks[row], one.looks[k])
+            row += 1
+        count = int((kept.beside_chances[number, :, 0] > 0).sum())
+        assert count == min(len(beside), BESIDE)
+        np.testing.assert_allclose(kept.beside_boxes[number, :count], one.found[beside[:BESIDE]])
+
+
+def test_one_photo_drawn_from_itself_is_itself() -> None:
+    """With one record of each class and size nothing else can be drawn."""
+    one = photo(5, objects=1, found=4)
+    simulation = Simulation.of(records_of([one]), Q)
+    drawn = simulation(annotated(one), torch.from_numpy(one.ann_ids)[None], 0)
+    boxes = sorted(drawn.boxes[0][drawn.there[0]].tolist())
+    torch.testing.assert_close(
+        torch.tensor(boxes), torch.tensor(sorted(one.found.tolist())), atol=1e-5, rtol=0
+    )
+
+
+def test_measures_by_hand() -> None:
+    one = photo(1, objects=1, found=2)
+    box = one.boxes[0]
+    shifted = box + np.float32(0.02)
+    chances = np.zeros((2, Q), np.float32)
+    chances[0, one.kinds[0]], chances[1, (one.kinds[0] + 1) % Q] = 0.9, 0.3
+    told = Photo(one.ann_ids, one.kinds, one.boxes, one.looks, np.stack([shifted, box]), chances)
+    values = measured([(told, as_things(told))])
+    assert values["found"] == 1
+    assert values["class right"] == 0  # the best box is of another class
+    assert values["IoU"] == pytest.approx(1)
+    assert values["probability"] == pytest.approx(0.3)
+    assert (values["detections a photo"], values["detections of it"]) == (2, 2)
+    rows = compared([photo(seed) for seed in range(8)], (0.1, 0.5))
+    assert [(row["least"], row["source"]) for row in rows] == [
+        (0.1, "detector"), (0.1, "simulated"), (0.5, "detector"), (0.5, "simulated"),
+    ]  # fmt: skip
+
+
+def test_other_eyes() -> None:
+    told: Any = ToldEyes()
+    eyes, picture = Remembering(told), image((40, 64))
+    first = eyes.look(picture, least=0.2, most=5)
+    assert eyes.look(picture.copy(), least=0.2, most=5) is first
+    assert len(told.asked) == 1
+    assert Colourless(eyes).look(picture, least=0.2, most=5).looks is None
+    boxes = np.array([[0, 0, 30, 40], [40, 30, 44, 34]], np.float32)
+    objects = Objects(np.arange(2), ("dog", "cat"), boxes)
+    knowing = KnowsClasses(eyes, {identity(picture): objects})
+    seen = knowing.look(picture, least=0.2, most=5)
+    names = [COCO_CLASSES[row.argmax()] for row in seen.chances]
+    assert names == ["dog", COCO_CLASSES[16]]  # the second overlaps nothing by half
+    assert seen.chances[0].max() == 1
+
+
+def test_without_colours_the_heads_are_told_so() -> None:
+    made = model(ToldEyes())
+    seen: Any = Colourless(Remembering(ToldEyes()))  # type: ignore[arg-type]
+    with torch.no_grad():
+        batch = batch_of((40, 64))
+        coloured = made.method.propose(batch).features
+        made.method.see_by(lambda: seen)
+        plain = made.method.propose(batch).features
+    assert bool((coloured != plain).any())
+
+
+def test_a_choice_among_detections_is_of_the_object_it_overlaps(tmp_path: Path) -> None:
+    folder = make_refer(tmp_path)
+    dataset = open_data(
+        folder, "train", Labels.parse("text+box+category"), objects=True, pixels=False
+    )
+    made = model()
+    chooser = AmongDetections(made)
+    report = evaluate_objects(chooser, dataset)
+    assert report.n == len(dataset)
+    samples = dataset.samples(range(len(dataset)))
+    outputs = made.method.eval()(made.batch(samples, share_images=True))
+    for row, (sample, scores) in enumerate(zip(samples, chooser.scores(samples), strict=True)):
+        image_row = int(made.batch(samples, share_images=True).image_of[row])
+        box = outputs.proposals.boxes[image_row, int(outputs.scores[row].argmax())].detach().numpy()
+        assert sample.objects is not None
+        overlap = box_iou(_in_image(sample.objects.boxes_xyxy, sample.image.shape), box[None])[:, 0]
+        wanted = {int(overlap.argmax())} if overlap.max() >= 0.5 else set()
+        assert {int(k) for k in np.flatnonzero(scores > -np.inf)} == wanted
+
+
+def _in_image(boxes: NDArray[np.float32] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    assert boxes is not None
+    return boxes / np.array([shape[1], shape[0]] * 2, np.float32)
+
+
+def test_tables() -> None:
+    score = {"accuracy": 0.5, "chance": 0.1}
+    rows = [
+        {"among": among, "data": "refcoco", "split": "val", "n": 10, "metrics": score,
+         "intervals": {"accuracy": [0.4, 0.6]}}
+        for among in (photographs_page.ANNOTATED, photographs_page.DETECTED)
+    ]  # fmt: skip
+    told = photographs_page.choice({"rows": rows, "never": 67})["table"]
+    assert "| refcoco val | 10 | **50.0** | 40.0 to 60.0 | **50.0** | 40.0 to 60.0 | 10.0 |" in told
+    one = {"mIoU": 0.6, "oIoU": 0.5, "Pr@0.5": 0.7}
+    spread = {"mIoU": [0.5, 0.7], "oIoU": [0.4, 0.6]}
+    chain = photographs_page.chain(
+        {"rows": [{"data": "refcoco", "variant": "baseline:whole-image", "metrics": one,
+                   "intervals": spread}], "photographs": 21}
+    )  # fmt: skip
+    assert (
+        "| refcoco | whole image | **60.0** | 50.0 to 70.0 | 50.0 | 40.0 to 60.0 | 70.0 | - |"
+        in chain["table"]
+    )
+
+
+def test_the_command_names_no_machine() -> None:
+    words = ["choice", "--real", "/some/where/refcoco_boxes", "--model", "/runs/photos/model"]
+    told = photographs.command(photographs._parser().parse_args(words))
+    assert told == "python -m studies.photographs choice --real refcoco_boxes --model model"
+
+
+def test_bad_input_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["detections", "--real", str(tmp_path), "--records", str(tmp_path / "x.npz")]
+    assert photographs.main([*words, "--out", str(tmp_path)]) == 2
+    assert "instances.json" in capsys.readouterr().err
+    assert not (tmp_path / "x.npz").exists()
