@@ -141,13 +141,23 @@ class Predictor:
                 verify=verify,
                 proposals=self._state,
             )
-        except NoProposal:  # one region alone can only be too small
-            raise DataError(
-                f"the region is too small: of its {asked.mask.sum():,} px nothing is left in the "
-                f"{self.model.preprocess.size} px a side that {self.model.name} looks at",
-                remedy="give a larger region, or cut the image down around it",
-            ) from None
+        except NoProposal:
+            raise self._no_proposal(asked) from None
         return replace(described, iou=self._fit(asked, described.proposal))
+
+    def _no_proposal(self, asked: Region) -> DataError:
+        """Why nothing stands for a region that is alone in its image."""
+        there = getattr(self._state, "there", None)
+        if there is not None and not there.any():
+            return DataError(
+                f"{self.model.name} found no object in the image, so there is none to describe",
+                remedy="another image: it knows the 80 kinds of things of COCO",
+            )
+        return DataError(
+            f"the region is too small: of its {asked.mask.sum():,} px nothing is left in the "
+            f"{self.model.preprocess.size} px a side that {self.model.name} looks at",
+            remedy="give a larger region, or cut the image down around it",
+        )
 
     def propose(self) -> list[Proposal]:
         """Everything in the image that was set that the model takes for an object, surest first.

@@ -67,13 +67,14 @@ def check_proposes(model: Model) -> None:
 
 
 def list_proposals(model: Model, proposals: Any, geometry: Geometry) -> list[Proposal]:
-    """What the method proposes about one image (its first), surest first."""
+    """What the method proposes about one image (its first), surest first; no padding."""
     level = proposals.levels[-1]
     names = model.method.config.extractor.classes
     logits = level.masks[0].float().cpu().numpy()
     chance = level.classes[0].float().softmax(dim=-1).cpu()  # [N, Q + 1], the last: no object
     best, category = chance[:, :-1].max(dim=-1)
     scores = 1 - chance[:, -1]
+    there = [True] * len(scores) if proposals.there is None else proposals.there[0].tolist()
     return [
         Proposal(
             number,
@@ -84,6 +85,7 @@ def list_proposals(model: Model, proposals: Any, geometry: Geometry) -> list[Pro
             geometry,
         )
         for number in scores.argsort(descending=True, stable=True).tolist()
+        if there[number]
     ]
 
 

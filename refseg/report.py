@@ -26,8 +26,8 @@ from refseg.train.log import read_log
 
 LOG = Path("train") / "log.jsonl"
 CASES = 4  # pictures of each kind
-CURVES = ("mIoU", "oIoU")
-SHOWN = ("mIoU", "oIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9", "PointIt", "consistency")
+CURVES = ("mIoU", "oIoU", "oracle")  # the bound that proposals set, where a method has some
+SHOWN = ("mIoU", "oracle", "oIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9", "PointIt", "consistency")
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _curves(page: Page, runs: Sequence[Run]) -> None:
 
 
 def _metrics(runs: Sequence[Run]) -> list[str]:
-    """The metrics worth a curve: two of a method's, all of an encoder's."""
+    """The metrics worth a curve: `CURVES` of a method's, all of an encoder's."""
     encoders = [run for run in runs if not isinstance(run.recipe, Recipe)]
     own = (name for run in encoders for line in run.log for name in line.get("metrics", {}))
     return list(dict.fromkeys([*CURVES, *own]))

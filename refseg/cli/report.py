@@ -54,9 +54,10 @@ def report(
         told = {"page": str(out), "runs": [str(run.folder) for run in read]}
         ui.emit_json({**told, "scores": [one.to_json() for one in reports]})
         return
-    made = ui.table(["run", "protocol", ">n", ">mIoU %", ">oIoU %"])
+    made = ui.table(["run", "protocol", ">n", ">mIoU %", ">oIoU %", ">oracle %"])
+    measures = ("mIoU", "oIoU", "oracle")
     lines = [
-        (name, r.protocol, r.n, ui.percent(r.metrics["mIoU"]), ui.percent(r.metrics["oIoU"]))
+        (name, r.protocol, r.n, *(ui.percent(r.metrics.get(measure)) for measure in measures))
         for name, result in scored.items()
         for r in result.reports
     ]

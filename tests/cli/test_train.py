@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,27 @@ def test_the_report_shows_a_table(run: Run, trained: Path) -> None:
     result = run("report", trained, "--limit", "4", "--protocol", "original")
     assert "mIoU %" in result.stdout
     assert result.stdout.rstrip().endswith("report.html")
+
+
+def test_the_bound_that_proposals_set_stands_beside_the_scores(run: Run, sandbox: Path) -> None:
+    import refseg
+    from refseg.recipes.catalog import get_recipe
+    from refseg.recipes.overrides import apply_overrides
+
+    folder = sandbox / "chooser"
+    bundled = Path(refseg.__file__).parent / "checkpoints" / "mutual-scenes"
+    shutil.copytree(bundled, folder / "model")
+    recipe = apply_overrides(get_recipe("mutual_scenes"), ["data.name=scenes"])
+    (folder / "recipe.json").write_text(recipe.model_dump_json())
+    (folder / "train").mkdir()
+    scores = {"mIoU": 0.4, "oIoU": 0.3, "oracle": 0.6}
+    lines = [{"kind": "eval", "step": step, "metrics": scores} for step in (10, 20)]
+    log = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "train" / "log.jsonl").write_text(log)
+    told, page = page_of(run, folder)
+    assert all(0 < score["metrics"]["oracle"] <= 1 for score in told["scores"])
+    assert "<th>oracle</th>" in page.replace(' class="n"', "")
+    assert "oracle %" in run("report", folder, "--limit", "4", "--protocol", "original").stdout
 
 
 def test_an_encoders_run_has_curves_and_no_scores(run: Run, trained: Path, sandbox: Path) -> None:

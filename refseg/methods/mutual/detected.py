@@ -162,7 +162,8 @@ class DetectedThings(nn.Module):
         """
         if proposals.levels and objects.masks is not None and objects.has_mask is not None:
             known = objects.known & objects.has_mask & objects.masks.flatten(2).any(dim=2)
-            return match_masks(proposals.levels[-1], objects.masks, known, MatchingConfig())
+            level, there = proposals.levels[-1], proposals.there
+            return match_masks(level, objects.masks, known, MatchingConfig(), there=there)
         if objects.boxes is None:
             raise missing("boxes", "box")
         assert proposals.boxes is not None

@@ -28,20 +28,23 @@ def match_masks(
     known: Tensor,
     config: MatchingConfig,
     classes: Tensor | None = None,
+    there: Tensor | None = None,
 ) -> Matching:
     """The proposal that stands for each object.
 
     level: logits of one layer. targets: [I, K, H, W] bool or float in 0..1, any size.
     known: [I, K] bool, objects to match, K >= 1. classes: [I, K] int64, or None to match by masks
-    alone. Of more objects than proposals, the costliest stay without (-1).
+    alone. there: [I, N] bool, proposals that are no padding; None: all. Of more objects than
+    proposals, the costliest stay without (-1).
     """
     small = grid_masks(targets, (level.masks.shape[2], level.masks.shape[3]))
     costs = pair_costs(level, small, config, classes).cpu().numpy()
     proposal = np.full(known.shape, -1, np.int64)
-    for image, there in enumerate(known.cpu().numpy()):
-        columns = np.flatnonzero(there)
-        rows, chosen = linear_sum_assignment(costs[image][:, columns])
-        proposal[image, columns[chosen]] = rows
+    real = np.ones(costs.shape[:2], bool) if there is None else there.cpu().numpy()
+    for image, wanted in enumerate(known.cpu().numpy()):
+        lines, columns = np.flatnonzero(real[image]), np.flatnonzero(wanted)
+        rows, chosen = linear_sum_assignment(costs[image][np.ix_(lines, columns)])
+        proposal[image, columns[chosen]] = lines[rows]
     found = torch.from_numpy(proposal).to(known.device)
     return Matching(found, _iou(level.masks, small, found))
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from refseg.data.collate import collate, collate_pictures
 from refseg.data.transforms import PreprocessConfig
-from refseg.describe import describe
-from refseg.errors import ConfigError, DataError, ModelError
+from refseg.describe import describe, refer_back
+from refseg.errors import ConfigError, DataError, ModelError, NoProposal
 from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.config import DetectedExtractorConfig
 from refseg.methods.mutual.things import Things
@@ -165,6 +165,43 @@ def test_a_region_is_described_by_the_detection_that_fits() -> None:
     assert told.proposal == 1
     assert told.iou is not None
     assert told.iou > 0.9
+
+
+def test_where_nothing_is_detected_nothing_is_described() -> None:
+    """Padding stands for nothing, alone and beside a picture in which more was seen."""
+    made = model(ToldEyes())
+    empty = Picture(
+        0, image((32, 32)), Objects(np.array([1]), None, None, (np.ones((32, 32), bool),))
+    )
+    region = np.zeros((40, 64), bool)
+    region[:, :20] = True
+    full = Picture(1, image((40, 64)), Objects(np.array([2]), None, None, (region,)))
+    for pictures in ([empty], [empty, full]):
+        asked = [(row, 0) for row in range(len(pictures))]
+        told = describe(made, pictures, asked, strict=False, verify=True)
+        assert (told[0].expressions, told[0].iou, told[0].proposal) == ((), 0.0, -1)
+        verdicts = refer_back(made, pictures, asked, ["red disc"] * len(asked), strict=False)
+        assert (verdicts[0].hit, verdicts[0].matched, verdicts[0].margin) == (False, False, -1)
+        assert all(one.proposal == 0 for one in told[1:])
+    with pytest.raises(NoProposal):
+        describe(made, [empty], [(0, 0)])
+    predictor = Predictor(made).set_image(image((32, 32)))
+    with pytest.raises(DataError, match="found no object in the image"):
+        predictor.describe((2.0, 2.0, 20.0, 20.0))
+    assert [one.mask.any() for one in predictor.propose()] == []
+
+
+def test_more_regions_than_detections_leave_some_without() -> None:
+    """An image with one detection, padded beside one with two."""
+    made = model(ToldEyes())
+    halves = tuple(np.zeros((128, 64), bool) for _ in range(2))
+    halves[0][:64], halves[1][64:] = True, True
+    lone = Picture(0, image((128, 64)), Objects(np.arange(2), None, None, halves))
+    rich = Picture(
+        1, image((40, 64)), Objects(np.array([5]), None, None, (np.ones((40, 64), bool),))
+    )
+    told = describe(made, [lone, rich], [(0, 0), (0, 1), (1, 0)], strict=False)
+    assert [one.proposal for one in told[:2]] == [-1, 0]
 
 
 @pytest.mark.parametrize("pixels", [True, False])
