@@ -141,6 +141,7 @@ def of_rewards(run: Trained, dataset: ReferDataset, limit: int) -> Scores:
 
     forms = {name: form.model_dump(mode="json") for name, form in reward_signal.FORMS.items()}
     key = {**_key(run, dataset, limit), "beams": reward_signal.BEAMS, "forms": forms}
+    key["told"] = ["mean", "spread", "order"]
     return kept(run, _name("rewards", dataset, limit), key, make)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 from refseg.evaluate_text import RUNS_ON
 from studies.mutual_boxes import BEFORE, MAIN, PRINTED
 from studies.mutual_tables import NAMES, search
-from studies.reward_signal import FLAT, PAPERS
 from studies.tables import Numbers, percent, table
 
 
@@ -63,24 +62,25 @@ def searches(numbers: Numbers) -> str:
 
 
 def rewards(numbers: Numbers) -> str:
-    """What each form of the reward gives the writer's sentences, in a table; then how many times
-    the paper's form tells them apart as far as the sigmoid. A sentence where it was not measured.
+    """What each form of the reward gives the writer's sentences, in a table. A sentence where it
+    was not measured.
     """
-    rows, told, head = [], [], None
+    rows, head = [], None
     for data, found, split in _splits(numbers):
         measured = found.get("rewards", {}).get(split)
         if measured is None:
             return "What the rewards tell apart was not measured."
         forms = measured["forms"]
-        head = ("data", "objects", "sentences", *(f"{name}: mean, spread" for name in forms))
-        cells = [f"{one['mean']:.3f}, **{one['spread']:.3f}**" for one in forms.values()]
-        rows.append((data, f"{measured['objects']:,}", f"{measured['sentences']:,}", *cells))
-        low, high = (forms[name]["spread"] for name in (FLAT, PAPERS))
-        if low > 0:
-            told.append(f"{high / low:.1f} times in {data}")
+        told = (f"{name}: mean, spread, order" for name in forms)
+        head = ("data", "objects", "sentences", "objects with both", *told)
+        cells = [
+            f"{one['mean']:.3f}, {one['spread']:.3f}, **{percent(one['order'])}**"
+            for one in forms.values()
+        ]
+        counts = (f"{measured[name]:,}" for name in ("objects", "sentences", "mixed"))
+        rows.append((data, *counts, *cells))
     assert head is not None
-    times = f"The spread by {PAPERS} over that by {FLAT}: {', '.join(told)}." if told else ""
-    return f"{table(head, rows)}\n\n{times}".strip()
+    return table(head, rows)
 
 
 def _splits(numbers: Numbers) -> Iterator[tuple[str, Mapping[str, Any], str]]:

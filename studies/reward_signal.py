@@ -1,7 +1,8 @@
 """How far a reward tells the sentences about one object apart: what step 2 can learn from it.
 
 The gradient of Eq. 4 weighs each of an object's sentences by its reward minus their mean. So it is
-not the height of a reward that teaches but its spread among the sentences of one object.
+not the height of a reward that teaches but its spread among the sentences of one object; and what
+it teaches is to be understood only as far as it is higher for sentences that are.
 """
 
 from __future__ import annotations
@@ -34,14 +35,19 @@ def measure(model: Model, dataset: ReferDataset, limit: int) -> dict[str, Any]:
     """Of the first `limit` objects of a split: {"objects", "sentences", "forms"}.
 
     model: one whose proposals are the annotated objects. "forms": name -> {"mean": over all
-    sentences, "spread": mean over objects of the standard deviation within one}, in 0..1. An
-    object's sentences are the distinct ones among its `BEAMS` best; one alone has no spread, and
-    an object about which nothing is said is not counted.
+    sentences, "spread": mean over objects of the standard deviation within one, "order": of the
+    pairs of sentences about one object of which one leads the model's own head to it and one does
+    not, the share in which the first has the higher reward (ties count half), a mean over the
+    "mixed" objects that have such pairs, None without any}, in 0..1. An object's sentences are the
+    distinct ones among its `BEAMS` best; one alone has no spread, and an object about which nothing
+    is said is not counted.
     Raises ConfigError for a model that does not write or read.
     """
     values: dict[str, list[list[float]]] = {name: [] for name in FORMS}
+    hits: list[list[bool]] = []
     for picture, row, texts in _written(model, dataset, limit):
         scores = model.scores([_sample(picture, text) for text in texts])
+        hits.append([int(one.argmax()) == row for one in scores])
         for name, form in FORMS.items():
             found = unambiguity(
                 torch.from_numpy(np.stack(scores)), torch.full((len(texts),), row), form
@@ -51,7 +57,10 @@ def measure(model: Model, dataset: ReferDataset, limit: int) -> dict[str, Any]:
     return {
         "objects": len(first),
         "sentences": sum(map(len, first)),
-        "forms": {name: _told(each) for name, each in values.items()},
+        "mixed": sum(len(set(one)) == 2 for one in hits),
+        "forms": {
+            name: {**_told(each), "order": _order(each, hits)} for name, each in values.items()
+        },
     }
 
 
@@ -61,6 +70,18 @@ def _told(each: Sequence[Sequence[float]]) -> dict[str, float]:
         "mean": float(np.mean([value for one in each for value in one])),
         "spread": float(np.mean([np.std(one) for one in each])),
     }
+
+
+def _order(each: Sequence[Sequence[float]], hits: Sequence[Sequence[bool]]) -> float | None:
+    """How often a sentence that is understood has the higher reward; see `measure`."""
+    shares = []
+    for rewards, understood in zip(each, hits, strict=True):
+        told = np.array(rewards)
+        yes, no = told[np.array(understood)], told[~np.array(understood)]
+        if len(yes) and len(no):
+            apart = yes[:, None] - no
+            shares.append(float(((apart > 0) + 0.5 * (apart == 0)).mean()))
+    return float(np.mean(shares)) if shares else None
 
 
 def _written(
