@@ -32,6 +32,7 @@ from refseg.types import Picture
 from refseg.written import Scribe, Written
 
 RB_ACC, OWN, HUMAN = "Rb-Acc", "Rb-Acc by its own head", "Rb-Acc of human sentences"
+MISSED = "without a proposal"
 RUNS_ON = "runs on"
 WithMeteor = Literal["if possible", "yes", "no"]
 
@@ -260,7 +261,7 @@ class _Tally:
         known = [one.iou for one in self.written if one.iou is not None]
         if known:
             missed = sum(iou < MATCHED for iou in known)
-            self.metrics["without a proposal"] = missed / len(self.written)
+            self.metrics[MISSED] = missed / len(self.written)
 
     def _worded(self) -> None:
         if self.written[0].meaning is not None:

@@ -128,6 +128,10 @@ def test_every_row_of_a_paper_can_be_set(title: str) -> None:
         words = [word for span in spans_of(row[-1]) for word in settings_of(span)]
         assert words, f"no setting for {row}"
         assert not why_not_set(words, PAPERS[title][0]), row
+        settings = [word for word in words if "=" in word]
+        recipe = apply_overrides(get_recipe(PAPERS[title][0]), settings)
+        reads = getattr(recipe.method, "select", True)
+        assert reads or recipe.weights.text is None, f"{row}: there is no text part to start"
 
 
 def test_a_wrong_setting_is_seen() -> None:

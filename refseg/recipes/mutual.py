@@ -54,7 +54,9 @@ def mutual_refcoco() -> Recipe:
     warm-up 1,000, up to eight objects an image with one random sentence each, no augmentation,
     BatchNorm frozen, the last weights.
     Variants: mutual_refcoco_swin (Table 9); 416 and 640 px (Table 8): --set preprocess.size=640;
-    boxes in place of masks: --set method.extractor.region=box --set data.labels=text+box+category;
+    boxes in place of masks: --set method.extractor.region=box --set data.labels=text+box+category
+    --set weights.proposals=runs/proposals_coco_boxes/model, which is what
+    `refseg train proposals_coco --set proposals.region=box --out runs/proposals_coco_boxes` leaves;
     step 2's references merged as those of Table 1: --set "disambiguation.merge=[refcoco+]";
     without COCO, step 3 about RefCOCO's own other objects: --set pseudo.source=null
     --set pseudo.split=train.
