@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 import refseg
+from refseg.card import card_text
 from refseg.data.collate import collate
 from refseg.data.tokens import WordTokenizer, load_tokenizer, train_wordpiece
 from refseg.data.transforms import PreprocessConfig
@@ -279,8 +280,12 @@ def _read_json(path: Path) -> Any:
         raise ModelError(f"broken {path}: {error}", remedy="get the model again") from None
 
 
-def load(name: str | Path, device: str = "cpu") -> Model:
-    """Load a bundled model, a folder, or a hub id. Raises UnknownName or ModelError."""
+def load(name: str | Path, device: str = "cpu", *, eyes: bool = True) -> Model:
+    """Load a bundled model, a folder, or a hub id. Raises UnknownName or ModelError.
+
+    eyes: whether a model for photographs looks at them, with what has been pulled; else it takes
+    annotated objects, as while learning.
+    """
     folder = find_model(str(name))
     described = read_model_file(folder)
     if described.method not in METHODS:
@@ -294,8 +299,11 @@ def load(name: str | Path, device: str = "cpu") -> Model:
     tokenizer = load_tokenizer(folder / "tokenizer.json", described.max_words)
     _check_words(folder, method, tokenizer)
     method.eval().to(device)
-    if getattr(method, "wants_eyes", False):
-        method.see_by(cache(lambda: Eyes.load(pulled_folder(PHOTOS), device)))
+    if eyes and getattr(method, "wants_eyes", False):
+        # Where the method is when first asked: it may be moved after it was loaded.
+        method.see_by(
+            cache(lambda: Eyes.load(pulled_folder(PHOTOS), next(method.parameters()).device))
+        )
     return Model(
         folder.name, described.method, method, tokenizer, described.preprocess, described.card
     )
@@ -358,7 +366,9 @@ def save(folder: Path, model: Model, *, half: bool = False) -> None:
         model.tokenizer.save(temporary / "tokenizer.json")
         text = json.dumps(described.model_dump(mode="json"), indent=1)
         (temporary / "config.json").write_text(text + "\n", encoding="utf-8")
-        (temporary / "README.md").write_text(card_text(model), encoding="utf-8")
+        (temporary / "README.md").write_text(
+            card_text(model.name, model.method_name, model.card), encoding="utf-8"
+        )
         temporary.chmod(0o755)
         if folder.exists():
             old = temporary.with_name(temporary.name + ".old")
@@ -370,22 +380,6 @@ def save(folder: Path, model: Model, *, half: bool = False) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def card_text(model: Model) -> str:
-    """The model card as Markdown: the plain entries, then a table of each entry with parts."""
-    rows: dict[str, Any] = {"method": model.method_name, **model.card}
-    tables = {key: value for key, value in rows.items() if isinstance(value, dict)}
-    lines = [f"# {model.name}", ""]
-    lines += [f"- **{key}**: {value}" for key, value in rows.items() if key not in tables]
-    for key, parts in tables.items():
-        lines += ["", f"## {key}", "", "| | |", "|---|---|"]
-        lines += [f"| {k} | {_cell(v)} |" for k, v in parts.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def describe_models(folders: Iterable[Path]) -> list[dict[str, Any]]:

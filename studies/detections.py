@@ -43,19 +43,21 @@ class Photo:
 
 def records_of(photos: Sequence[Photo]) -> Records:
     """The detections of each annotated object, and those beside, of the photos."""
-    kinds, areas, looks, own, beside = [], [], [], [], []
-    for photo in photos:
+    kinds, areas, looks, own, beside, origin = [], [], [], [], [], []
+    for number, photo in enumerate(photos):
         best, overlap = _attached(photo)
         kinds += photo.kinds.tolist()
         areas += box_area(photo.boxes).tolist()
         looks += list(photo.looks)
+        origin += [number] * len(photo.kinds)
         for row, box in enumerate(photo.boxes):
             rows = np.flatnonzero((best == row) & (overlap >= ATTACHED))[:OF_ONE]
             own.append(_told(_differences(photo.found[rows], box), photo.chances[rows], OF_ONE))
         rows = np.flatnonzero(overlap < ATTACHED)[:BESIDE]
         beside.append(_told(photo.found[rows], photo.chances[rows], BESIDE))
     bins, seen = size_bins(torch.tensor(areas)), torch.from_numpy(np.stack(looks))
-    return Records(torch.tensor(kinds), bins, *_stacked(own), *_stacked(beside), seen)
+    told = (*_stacked(own), *_stacked(beside), seen)
+    return Records(torch.tensor(kinds), bins, *told, torch.tensor(origin))
 
 
 def _attached(photo: Photo) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

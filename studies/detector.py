@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from refseg.errors import DataError
 from refseg.methods.mutual.coco import COCO_CLASSES
-from refseg.methods.mutual.detected import RECORDS
+from refseg.methods.mutual.config import RECORDS
 from refseg.nn.detections import Joining, join
 from refseg.nn.eyes import looks
 from refseg.nn.ssd import Ssd, look
@@ -57,7 +57,7 @@ def run(asked: Detector) -> Outcome:
         "objects": sum(len(photo.kinds) for photo in photos),
     }
     data = [f"{asked.photos.name}, {len(photos)} photographs"]
-    return Outcome(numbers, [], data, "box+category", {"simulation": 0})
+    return Outcome(numbers, [], data, "box+mask+category", {"simulation": 0})
 
 
 def read_photos(folder: Path, never: frozenset[int]) -> list[Photo]:

@@ -101,7 +101,7 @@ def never_trained(real: Path, stated: Path | None) -> frozenset[int]:
     """Image ids that are kept for judging: of the file stated, or of the one beside `real`."""
     usual = real.resolve().parent / NEVER
     if stated is None and not usual.is_file():
-        say(f"boxes: there is no {NEVER} beside {real.name}; every training image is used")
+        say(f"there is no {NEVER} beside {real.name}; every training image is used")
         return frozenset()
     return read_image_ids(stated or usual)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from refseg import models
 from refseg.errors import RefsegError
-from refseg.methods.mutual.detected import RECORDS
+from refseg.methods.mutual.config import RECORDS
 from refseg.models import PHOTOS
 from studies import detector, photographs_chain, photographs_choice
 from studies.base import FIGURES, RESULTS, Outcome, model_identity, say, write
@@ -65,7 +65,9 @@ def _choice(parsed: argparse.Namespace) -> Outcome:
 
 
 def _chain(parsed: argparse.Namespace) -> Outcome:
-    return photographs_chain.run(photographs_chain.Chain(parsed.real, parsed.model, parsed.limit))
+    never = never_trained(parsed.real, parsed.never)
+    asked = photographs_chain.Chain(parsed.real, parsed.model, never, parsed.limit)
+    return photographs_chain.run(asked)
 
 
 STUDIES = {"detections": _detections, "choice": _choice, "chain": _chain}
@@ -83,8 +85,8 @@ def _parser() -> argparse.ArgumentParser:
             study.add_argument("--model", default=PHOTOS, help="bundled name or folder")
             study.add_argument("--limit", type=positive, help="the first N of each split")
     never = f"file of image ids that no training sees [{NEVER} beside --real]"
-    for name in ("detections", "choice"):
-        one[name].add_argument("--never", type=Path, help=never)
+    for study in one.values():
+        study.add_argument("--never", type=Path, help=never)
     one["detections"].add_argument("--records", type=Path, default=RECORDS, help="file to write")
     return parser
 

@@ -12,15 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from refseg import models
 from refseg.baselines import NAMES, make_baseline
 from refseg.data.catalog import open_data
+from refseg.data.dataset import ReferDataset
+from refseg.errors import DataError
 from refseg.evaluate import Options, evaluate_all
+from refseg.methods.mutual.model import MutualOutputs
 from refseg.models import PHOTOS, Model
 from refseg.nn.eyes import Eyes
 from refseg.pull.kept import pulled_folder
 from refseg.types import ALL_LABELS, Prediction, Sample
 from studies.base import Outcome, learned_from, say
+from studies.photographs_choice import check_left_out
 from studies.photographs_eyes import (
     Colourless,
     KnowsClasses,
@@ -36,20 +42,27 @@ DATA = ("refcoco", "refcoco+")
 @dataclass(frozen=True)
 class Chain:
     """What the study is asked. real: holds refcoco/ and refcoco+/ with pixels. model: bundled name
-    or folder.
+    or folder. never: image ids that the model must not have seen.
     """
 
     real: Path
     model: str = PHOTOS
+    never: frozenset[int] = frozenset()
     limit: int | None = None
 
 
 def run(asked: Chain) -> Outcome:
-    """Score all variants on every expression of the split val of both data sets."""
+    """Score all variants on every expression of the split val of both data sets.
+
+    Raises DataError for a model that may have learned from the photographs, ModelError where
+    nothing has been pulled.
+    """
     model, eyes = models.load(asked.model), Eyes.load(pulled_folder(PHOTOS))
+    check_left_out(model.card, asked.never)
     real, rows, photographs = Remembering(eyes), [], set[str]()
     for name in DATA:
         dataset = open_data(asked.real / name, "val", ALL_LABELS, objects=True)
+        check_judged(dataset, asked.never)
         objects = annotations(dataset)
         photographs |= objects.keys()
         told: dict[str, Any] = {
@@ -70,6 +83,16 @@ def run(asked: Chain) -> Outcome:
     return Outcome(numbers, [PROTOCOL], data, learned_from(model), {"bootstrap": 0})
 
 
+def check_judged(dataset: ReferDataset, never: frozenset[int]) -> None:
+    """Raise DataError for photographs that are not among those that were left out."""
+    ids = {dataset.entry(group[0]).image_id for group in dataset.groups_by_image()}
+    if ids - never:
+        raise DataError(
+            f"{dataset.name}: images {sorted(ids - never)[:5]} were not kept out of training",
+            remedy="name the file that lists all that judge with --never",
+        )
+
+
 def _given(eyes: Any) -> Callable[[], Any]:
     return lambda: eyes
 
@@ -87,14 +110,13 @@ class Largest:
         self.model, self.name = model, "largest detection"
         self.card = {"labels used": "none"}
 
+    @torch.inference_mode()
     def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
         """One prediction per sample."""
         model = self.model
         batch = model.batch(samples, share_images=True)
         proposals = model.method.propose(batch)
-        boxes = proposals.boxes
-        areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-        scores = areas.masked_fill(~proposals.there, -float("inf"))[batch.image_of]
-        outputs = type("Chosen", (), {"proposals": proposals, "scores": scores})
-        answers: list[Prediction] = model.method.decode(outputs, batch)
+        areas = (proposals.boxes[..., 2:] - proposals.boxes[..., :2]).prod(dim=-1)
+        scores = areas.masked_fill(~proposals.there, -torch.inf)[batch.image_of]
+        answers: list[Prediction] = model.method.decode(MutualOutputs(proposals, scores), batch)
         return answers

@@ -7,7 +7,7 @@ object that was not detected cannot be chosen and counts as missed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 
 from refseg import models
 from refseg.data.catalog import open_data
+from refseg.errors import DataError
 from refseg.evaluate import Options
 from refseg.evaluate_objects import PROTOCOL, evaluate_objects
 from refseg.methods.mutual.annotated import relative_boxes
-from refseg.methods.mutual.detected import box_overlap
 from refseg.methods.mutual.objects import objects_of
 from refseg.methods.mutual.proposals import MATCHED
+from refseg.methods.mutual.things import box_overlap
 from refseg.models import PHOTOS, Model
+from refseg.recipes.training import LEFT_OUT, left_out
 from refseg.types import Labels, Sample
 from studies.base import Outcome, learned_from, say
 
@@ -64,18 +66,30 @@ class AmongDetections:
         boxes = relative_boxes(objects)[batch.image_of].nan_to_num()
         overlap = box_overlap(boxes, best[:, None])[..., 0]  # [B, K]
         there = outputs.proposals.there[batch.image_of].any(dim=1)
-        chosen = (overlap == overlap.amax(dim=1, keepdim=True)) & (overlap >= MATCHED)
-        told = torch.zeros_like(overlap).masked_fill(~(chosen & there[:, None]), -torch.inf)
+        fit, chosen = overlap.max(dim=1)
+        told = torch.full_like(overlap, -torch.inf)
+        hit = torch.nonzero((fit >= MATCHED) & there)[:, 0]
+        told[hit, chosen[hit]] = 0
         counts = objects.known.sum(dim=1)[batch.image_of].tolist()
         return [row[:k] for row, k in zip(told.numpy(), counts, strict=True)]
 
 
+def check_left_out(card: Mapping[str, Any], never: frozenset[int]) -> None:
+    """Raise DataError for a model whose card does not say that it never saw the images `never`."""
+    told, wanted = card.get(LEFT_OUT), left_out(never)
+    if never and told != wanted:
+        raise DataError(
+            f"its card says of images left out of training: {told}; those that judge are {wanted}",
+            remedy='train it with --set "data.exclude_images=[...]", all ids of the file',
+        )
+
+
 def run(asked: Choice) -> Outcome:
-    """Accuracy on every split of both data sets, both ways."""
+    """Accuracy on every split of both data sets, both ways. Raises DataError (`check_left_out`)."""
+    check_left_out(models.load(asked.model).card, asked.never)
     rows: list[dict[str, Any]] = []
     for among in ("annotated objects", "simulated detections"):
-        model = models.load(asked.model)
-        model.method.see_by(None)
+        model = models.load(asked.model, eyes=False)
         chooser: Any = model if among == "annotated objects" else AmongDetections(model)
         for name in SETS:
             for split in SPLITS:

@@ -213,7 +213,8 @@ def photos() -> Recipe:
     by boxes, each image's objects as a detector would tell of them (docs/decisions/0027).
 
     Command: refseg train photos --set data.name=DIR --set "data.also=[DIR]" --out runs/photos
-    (RefCOCO's and RefCOCO+'s folders). Hardware: one CPU core, about an hour.
+    (RefCOCO's and RefCOCO+'s folders; photographs that are to judge it: --set
+    "data.exclude_images=[...]"). Hardware: one CPU core, about an hour. Score: none yet.
     """
     base = mutual_refcoco_boxes()
     assert isinstance(base.method, MutualConfig)

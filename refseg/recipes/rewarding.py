@@ -69,7 +69,7 @@ class _Ready:
 
 def _ready(job: Job, config: DisambiguationConfig, data: ReferDataset, start: Path) -> _Ready:
     recipe = job.recipe
-    model = models.load(start)
+    model = models.load(start, eyes=False)
     rows = subset(len(data), recipe.data.limit, recipe.train.seed)
     texts = texts_of(model, data, rows, config)
     Disambiguation(model.method, config.policy, texts)  # refuses a model with one head

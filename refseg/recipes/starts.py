@@ -111,7 +111,8 @@ def check_starts(recipe: Recipe, starts: Starts) -> None:
 
 
 def start_hashes(recipe: Recipe) -> dict[str, str]:
-    """SHA-256 of each file that training starts from, by key of the recipe.
+    """SHA-256 of each file that training starts from, by key of the recipe, and of those of the
+    package that decide what it learns, by name.
 
     What cannot be found is left out: a finished run outlives the weights it started from.
     """
@@ -119,7 +120,14 @@ def start_hashes(recipe: Recipe) -> dict[str, str]:
     for key, name in _named(recipe):
         with suppress(ModelError, UnknownName, OSError):
             found[key] = sha256_file(_file(key, name))
+    for path in learned_with(recipe):
+        found[path.name] = sha256_file(path)
     return found
+
+
+def learned_with(recipe: Recipe) -> dict[Path, str]:
+    """Files of the package that decide what the method learns -> the labels they were made of."""
+    return dict(getattr(recipe.method, "learned_with", {}))
 
 
 def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,14 @@ from refseg.recipes.batches import RecipeBatches, subset
 from refseg.recipes.provenance import digest, identity
 from refseg.recipes.scoring import PROTOCOL, Scorer
 from refseg.recipes.stages import Stage
-from refseg.recipes.starts import CARD_ENTRY, Starts, check_starts, find_starts, start_hashes
+from refseg.recipes.starts import (
+    CARD_ENTRY,
+    Starts,
+    check_starts,
+    find_starts,
+    learned_with,
+    start_hashes,
+)
 from refseg.train.config import TrainConfig
 from refseg.train.loader import TrainData
 from refseg.train.loop import fit
@@ -33,6 +40,8 @@ from refseg.train.plan import Plan
 from refseg.train.progress import ProgressMode
 from refseg.train.results import Evaluation, FitResult
 
+#: A card's entry for the images that were kept out of training.
+LEFT_OUT = "images left out"
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -141,21 +150,30 @@ def _train(job: Job, ready: _Ready, train: TrainConfig, folder: Path) -> list[Pa
 
 
 def open_training(recipe: Recipe) -> Items:
-    """What step 1 learns from: the training split of `data.name`, joined with those of `data.also`.
-
-    Of each, images are left out that another evaluates on.
-    """
+    """What step 1 learns from: the training splits of `data.name` and of all `data.also`."""
     data = recipe.data
-    if not data.also:
-        return open_split(recipe, data.train)
-    names, parts = (data.name, *data.also), []
-    for name in names:
-        others = [other for other in names if other != name]
-        leaked = leaked_train_images(name, others, split_by=data.split_by)
-        excluded = tuple(sorted(leaked.union(data.exclude_images)))
-        own = data.model_copy(update={"name": name, "exclude_images": excluded})
-        parts.append(open_split(recipe.model_copy(update={"data": own}), data.train))
-    return JoinedDataset(parts)
+    parts = [
+        open_split(_of(recipe, name), data.train) for name in dict.fromkeys((data.name, *data.also))
+    ]
+    return JoinedDataset(parts) if len(parts) > 1 else parts[0]
+
+
+def _of(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with another of its data sets in the place of `data.name`."""
+    names = (recipe.data.name, *recipe.data.also)
+    also = tuple(other for other in names if other != name)
+    data = recipe.data.model_copy(update={"name": name, "also": also})
+    return recipe.model_copy(update={"data": data})
+
+
+def excluded_images(recipe: Recipe, split: str) -> frozenset[int]:
+    """Image ids of `data.name` that are kept out of `split`: those that the recipe names, and of
+    the training split those that one of `data.also` evaluates on.
+    """
+    data, excluded = recipe.data, frozenset(recipe.data.exclude_images)
+    if split != data.train or not data.also:
+        return excluded
+    return excluded | leaked_train_images(data.name, data.also, split_by=data.split_by)
 
 
 def open_split(
@@ -173,7 +191,7 @@ def open_split(
         view="sentence" if view == "sentence" else data.view,
         mask_rule=data.mask_rule,
         seed=recipe.train.seed,
-        exclude_images=data.exclude_images,
+        exclude_images=excluded_images(recipe, split),
         objects=data.objects if objects is None else objects,
         pixels=data.pixels,
     )
@@ -208,13 +226,17 @@ def _evaluation(recipe: Recipe, model: models.Model) -> Evaluation | None:
 
 
 def _card(job: Job, ready: _Ready, train: TrainConfig, result: FitResult) -> dict[str, Any]:
-    recipe, granted, parts = job.recipe, str(job.recipe.labels()), ready.starts.parts
+    recipe, granted = job.recipe, str(job.recipe.labels())
+    files = {path.name: labels for path, labels in learned_with(recipe).items()}
+    parts, excluded = {**ready.starts.parts, **files}, sorted(recipe.data.exclude_images)
+    told = "".join(f"; with {name} ({labels})" for name, labels in files.items())
     card: dict[str, Any] = {
         "recipe": recipe.name,
         "data": f"{' and '.join((recipe.data.name, *recipe.data.also))}, "
         f"split {recipe.data.train}, {ready.items} items",
-        "labels used": ready.starts.told(granted),
+        "labels used": ready.starts.told(granted) + told,
         **({"labels granted": granted, CARD_ENTRY: parts} if parts else {}),
+        **({LEFT_OUT: left_out(excluded)} if excluded else {}),
         "steps": result.steps,
         "batch size": train.batch_size,
         **({"expressions per image": recipe.data.per_image} if recipe.data.per_image > 1 else {}),
@@ -228,6 +250,12 @@ def _card(job: Job, ready: _Ready, train: TrainConfig, result: FitResult) -> dic
     if result.metrics and recipe.data.evaluate is not None:
         card.update(_scored(recipe, result, recipe.data.evaluate))
     return card
+
+
+def left_out(image_ids: Iterable[int]) -> str:
+    """What a card says of the images that were kept out: how many, and a hash of their ids."""
+    ids = sorted(set(image_ids))
+    return f"{len(ids):,}, sha256 {digest({'ids': ids})[:16]}"
 
 
 def _scored(recipe: Recipe, result: FitResult, split: str) -> dict[str, Any]:

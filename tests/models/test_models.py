@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from refseg import models
+from refseg.card import card_text
 from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ConfigError, ModelError, RefsegError, UnknownName
 from refseg.models import Model
@@ -227,7 +228,7 @@ def test_descriptions(folder: Path, model: Model) -> None:
 
 
 def test_a_table_in_the_card_cannot_be_broken_by_its_values(model: Model, tmp_path: Path) -> None:
-    text = models.card_text(replace(model, card={"metrics": {"mIoU": 1 / 3, "note": "plain"}}))
+    text = card_text("toy", "vega", {"metrics": {"mIoU": 1 / 3, "note": "plain"}})
     assert "| mIoU | 0.3333 |" in text
     assert "| note | plain |" in text
 
@@ -235,7 +236,7 @@ def test_a_table_in_the_card_cannot_be_broken_by_its_values(model: Model, tmp_pa
 def test_a_card_lists_its_plain_entries_before_its_tables(model: Model) -> None:
     parts = {"data": "shapes", "expressions": 4}
     card = {"evaluation": parts, "metrics": {"mIoU": 0.5}, "numbers": "float16"}
-    text = models.card_text(replace(model, name="toy", card=card))
+    text = card_text("toy", model.method_name, card)
     assert text.startswith("# toy\n\n- **method**: vega\n- **numbers**: float16\n\n## evaluation")
     assert "| data | shapes |\n| expressions | 4 |\n\n## metrics" in text
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from refseg import models
+from refseg.methods.mutual.config import RECORDS
+from refseg.ops.files import sha256_file
 from refseg.recipes.base import Recipe
 from refseg.recipes.catalog import get_recipe
 from refseg.recipes.overrides import apply_overrides
@@ -62,10 +64,15 @@ def test_it_trains_and_tells_of_both(recipe: Recipe, tmp_path: Path) -> None:
     model = models.load(tmp_path / "run" / "model")
     assert " and " in model.card["data"]
     assert "4 items" in model.card["data"]
-    assert model.card["labels used"] == "text+box+category"
+    assert model.card["labels used"] == (
+        "text+box+category; with detections.npz (box+mask+category)"
+    )
+    assert model.card["starts from"] == {"detections.npz": "box+mask+category"}
+    assert "images left out" not in model.card
+    manifest = json.loads((tmp_path / "run" / "train" / "manifest.json").read_text())
+    assert manifest["inputs"]["detections.npz"] == sha256_file(RECORDS)
     state = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert state["method_config"]["extractor"]["kind"] == "detected"
-    assert not any("simulat" in name for name in model.method.state_dict())
 
 
 def test_runs_of_before_there_was_also_go_on(recipe: Recipe) -> None:

@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from refseg.data.catalog import open_data
+from refseg.errors import DataError
 from refseg.evaluate_objects import evaluate_objects
 from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.methods.mutual.simulated import Simulation
 from refseg.methods.mutual.things import LOOKS
 from refseg.ops.boxes import box_iou
+from refseg.recipes.training import left_out
 from refseg.types import Labels, Objects
 from studies import photographs, photographs_page
 from studies.detections import (
@@ -30,7 +32,7 @@ from studies.detections import (
     measured,
     records_of,
 )
-from studies.photographs_choice import AmongDetections
+from studies.photographs_choice import AmongDetections, check_left_out
 from studies.photographs_eyes import Colourless, KnowsClasses, Remembering, identity
 from tests.data.refer_trees import make_refer
 from tests.methods.mutual.test_photographs import ToldEyes, batch_of, image, model
@@ -80,6 +82,7 @@ def test_what_is_kept_gives_the_detections_back() -> None:
                 assert first == one.chances[n].argmax()
                 assert float(kept.chances[row, place, 0]) == pytest.approx(one.chances[n].max())
             assert int(kept.kinds[row]) == one.kinds[k]
+            assert int(kept.photos[row]) == number
             np.testing.assert_array_equal(kept.looks[row], one.looks[k])
             row += 1
         count = int((kept.beside_chances[number, :, 0] > 0).sum())
@@ -188,6 +191,15 @@ def test_tables() -> None:
         "| refcoco | whole image | **60.0** | 50.0 to 70.0 | 50.0 | 40.0 to 60.0 | 70.0 | - |"
         in chain["table"]
     )
+
+
+def test_a_model_that_may_have_seen_the_judging_images_is_refused() -> None:
+    never = frozenset({3, 1, 2})
+    check_left_out({"images left out": left_out([1, 2, 3])}, never)
+    check_left_out({}, frozenset())
+    for card in ({}, {"images left out": left_out([1, 2])}):
+        with pytest.raises(DataError, match=r"(?s)left out of training.*exclude_images"):
+            check_left_out(card, never)
 
 
 def test_the_command_names_no_machine() -> None:

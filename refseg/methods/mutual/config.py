@@ -5,6 +5,7 @@ Where the paper is silent the default is the best-supported reading; the field s
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -13,6 +14,9 @@ from refseg.method import MethodConfig
 from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.nn.text import BertTextConfig
 from refseg.nn.vision import SwinVisionConfig
+
+#: What a detector told of annotated objects; see simulated.py.
+RECORDS = Path(__file__).with_name("detections.npz")
 
 
 class ResNetVisionConfig(MethodConfig):
@@ -105,7 +109,10 @@ class DetectedExtractorConfig(MethodConfig):
     classes, width, frequencies, mlp_width: as of annotated objects. ranks: whether each thing is
         told how many others lie left of it, are larger, and so on. looks: whether it is told the
         colours of each thing, where somebody looked; in training they are drawn by the words.
-    blind: share of the training images at which nobody looks.
+    blind: share of the training images at which nobody looks. thin: share of which half of the
+        objects are left out: in RefCOCO no object that is meant is the only one of its kind, and
+        what is alone of its kind would be taken for a false detection. clean: share of the training
+        batches whose objects are taken as they are annotated.
     least: probability of the likeliest class from which a detection counts. most: detections of an
         image, the surest.
     simulate: when annotated objects stand in for an image, whether they are taken as a detector
@@ -120,6 +127,8 @@ class DetectedExtractorConfig(MethodConfig):
     ranks: bool = True
     looks: bool = True
     blind: float = Field(default=0.25, ge=0, le=1)
+    thin: float = Field(default=0.15, ge=0, le=1)
+    clean: float = Field(default=0.1, ge=0, le=1)
     least: float = Field(default=0.1, gt=0, lt=1)
     most: int = Field(default=64, ge=1)
     simulate: Literal["train", "always", "never"] = "train"
@@ -128,6 +137,8 @@ class DetectedExtractorConfig(MethodConfig):
     def _detector_knows_classes(self) -> DetectedExtractorConfig:
         if self.simulate != "never" and self.classes != COCO_CLASSES:
             raise ValueError("the detector knows COCO's classes: set simulate to never for others")
+        if self.simulate == "never" and self.looks:
+            raise ValueError("colours are learned from simulated detections: set looks to false")
         return self
 
 
@@ -256,6 +267,13 @@ class MutualConfig(MethodConfig):
     pseudo_generates: bool = False
     text_lr_scale: float = Field(default=0.1, ge=0)
     extractor_lr_scale: float = Field(default=1.0, ge=0)
+
+    @property
+    def learned_with(self) -> dict[Path, str]:
+        """Files of the package that decide what is learned -> the labels that they were made of."""
+        extractor = self.extractor
+        simulates = isinstance(extractor, DetectedExtractorConfig) and extractor.simulate != "never"
+        return {RECORDS: "box+mask+category"} if simulates else {}
 
     @model_validator(mode="after")
     def _some_task(self) -> MutualConfig:

@@ -42,7 +42,7 @@ def decode(proposals: Proposals, scores: Tensor, batch: Batch) -> list[Predictio
 
 
 def _boxes(boxes: Tensor, sure: list[float], batch: Batch) -> list[Prediction]:
-    """boxes: [B, 4] in 0..1, NaN for none."""
+    """boxes: [B, 4] in 0..1; NaN, or no extent, for none."""
     found = boxes.double().cpu().numpy()
     made = []
     for box, one, g in zip(found, sure, batch.geometry, strict=True):

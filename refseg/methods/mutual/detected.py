@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,17 +22,23 @@ from refseg.errors import DataError
 from refseg.method import ParameterGroup, split_decay
 from refseg.methods.mutual.annotated import box_features, geometry_width, relative_boxes
 from refseg.methods.mutual.colour_words import told_of_objects
-from refseg.methods.mutual.config import DetectedExtractorConfig, MatchingConfig
+from refseg.methods.mutual.config import RECORDS, DetectedExtractorConfig, MatchingConfig
 from refseg.methods.mutual.matching import match_masks
 from refseg.methods.mutual.objects import missing, objects_of
 from refseg.methods.mutual.proposals import MATCHED, Level, Matching, Proposals
 from refseg.methods.mutual.simulated import Records, Simulation
-from refseg.methods.mutual.things import LOOKS, RANKS, Things, annotated_things, ranks, surest
+from refseg.methods.mutual.things import (
+    LOOKS,
+    RANKS,
+    Things,
+    annotated_things,
+    box_overlap,
+    ranks,
+    surest,
+)
 from refseg.nn.eyes import Eyes
 from refseg.nn.mobile_sam import NOWHERE
 from refseg.types import Batch, Labels, NetObjects
-
-RECORDS = Path(__file__).with_name("detections.npz")
 
 
 class DetectedThings(nn.Module):
@@ -78,11 +83,18 @@ class DetectedThings(nn.Module):
         objects, simulate = objects_of(batch), self.config.simulate
         things = annotated_things(objects, self.config.classes)
         if self.training and simulate != "never":
-            salt = int(torch.randint(2**31, ()))
-            things = self.detected(things, objects.ann_ids, salt, self._colours(batch, things))
+            if float(torch.rand(())) >= self.config.clean:
+                salt, told = int(torch.randint(2**31, ())), self._colours(batch, things)
+                things = self.detected(self._thinned(things), objects.ann_ids, salt, told)
         elif simulate == "always":
             things = self.detected(things, objects.ann_ids, 0)
         return self.embed(things)
+
+    def _thinned(self, things: Things) -> Things:
+        """The same, without half of the objects of some images."""
+        device = things.there.device
+        thin = torch.rand(len(things.there), 1, device=device) < self.config.thin
+        return things.only(things.there & ~(thin & (torch.rand_like(things.sure) < 0.5)))
 
     def _colours(self, batch: Batch, things: Things) -> Tensor | None:
         """Those that the batch's words tell of its objects, if looks are learned."""
@@ -117,8 +129,7 @@ class DetectedThings(nn.Module):
         things, logits = self._looked(batch.originals, eyes)
         # What `Level` has are logits of classes that exclude each other, the last being none.
         sure = things.sure[..., None]
-        share = things.classes / things.classes.sum(dim=-1, keepdim=True).clamp(min=1e-6)
-        classes = torch.cat([share * sure, 1 - sure], dim=-1).clamp(min=1e-9).log()
+        classes = torch.cat([things.share * sure, 1 - sure], dim=-1).clamp(min=1e-9).log()
         return replace(self.embed(things), levels=(Level(logits, classes),))
 
     def detected(
@@ -133,11 +144,10 @@ class DetectedThings(nn.Module):
 
     def embed(self, things: Things) -> Proposals:
         """O [I, N, C] of things."""
-        share = things.classes / things.classes.sum(dim=-1, keepdim=True).clamp(min=1e-6)
         told = [box_features(things.boxes, self.config.frequencies), things.sure[..., None]]
         if self.config.ranks:
             told.append(ranks(things))
-        x = self.category(share) + self.geometry(torch.cat(told, dim=-1))
+        x = self.category(things.share) + self.geometry(torch.cat(told, dim=-1))
         if self.config.looks:
             x = x + self.looks(self._shown(things))
         return Proposals(self.norm(x), things.there, boxes=things.boxes)
@@ -182,6 +192,19 @@ class DetectedThings(nn.Module):
         iou = overlap.gather(2, proposal.clamp(min=0)[..., None])[..., 0]
         return Matching(proposal, iou.masked_fill(proposal < 0, float("nan")))
 
+    def doubles(self, proposals: Proposals, objects: NetObjects) -> Tensor:
+        """[I, K, N] bool: detections that show an object as well as the one that is matched to it.
+
+        They overlap it by `MATCHED` or more, and no other object more.
+        """
+        assert proposals.boxes is not None
+        assert proposals.there is not None
+        boxes = relative_boxes(objects)
+        known = objects.known & ~boxes.isnan().any(dim=-1)
+        overlap = box_overlap(boxes.nan_to_num(), proposals.boxes) * known[..., None]
+        best = overlap == overlap.amax(dim=1, keepdim=True)
+        return best & (overlap >= MATCHED) & proposals.there[:, None]
+
     def loss(
         self, proposals: Proposals, objects: NetObjects, matching: Matching, weight: float
     ) -> dict[str, Tensor]:
@@ -205,12 +228,3 @@ def _padded(parts: Sequence[Tensor], value: float) -> Tensor:
         for part in parts
     ]
     return torch.stack(rows)
-
-
-def box_overlap(one: Tensor, other: Tensor) -> Tensor:
-    """Boxes [I, K, 4] and [I, N, 4] xyxy -> IoU [I, K, N]; 0 where both are without extent."""
-    near = torch.maximum(one[:, :, None, :2], other[:, None, :, :2])
-    far = torch.minimum(one[:, :, None, 2:], other[:, None, :, 2:])
-    both = (far - near).clamp(min=0).prod(dim=-1)
-    areas = [(b[..., 2:] - b[..., :2]).clamp(min=0).prod(dim=-1) for b in (one, other)]
-    return both / (areas[0][:, :, None] + areas[1][:, None] - both).clamp(min=1e-12)

@@ -13,15 +13,27 @@ Letters: B expressions, E of them with an object, N proposals, L places, V words
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def selection_loss(scores: Tensor, rows: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """scores S [B, N], rows [E] and their k [E], weights [B] -> a scalar; zero without rows."""
+def selection_loss(
+    scores: Tensor, rows: Tensor, target: Tensor, weights: Tensor, right: Tensor | None = None
+) -> Tensor:
+    """scores S [B, N], rows [E] and their k [E], weights [B] -> a scalar; zero without rows.
+
+    right: [E, N] bool, other proposals that are as right as k (ours, for detections: one thing is
+    detected several times); their probabilities are added up.
+    """
     if len(rows) == 0:
         return scores[:, :1].nan_to_num(neginf=0.0).sum() * 0.0
-    each = F.cross_entropy(scores[rows].float(), target, reduction="none")
+    chosen = scores[rows].float()
+    if right is None:
+        each = F.cross_entropy(chosen, target, reduction="none")
+    else:
+        good = right | F.one_hot(target, chosen.shape[1]).bool()
+        each = chosen.logsumexp(dim=1) - chosen.masked_fill(~good, -torch.inf).logsumexp(dim=1)
     return (weights[rows] * each).sum() / len(scores)
 
 

@@ -156,21 +156,26 @@ class Mutual(nn.Module):
         """L = L_m2f + a L_gen + b L_sel, its parts by name; "total". A collective (`fair`).
 
         Beside them, in no sum, how the objects were matched (`match_shares`), where proposals are
-        predicted. Raises DataError without objects and the labels in `needs`.
+        not the objects themselves. Raises DataError without objects and the labels in `needs`.
         """
         config, proposals, objects = self.config, outputs.proposals, objects_of(batch)
         matching = self.match(proposals, batch)
         terms = self.extractor.loss(proposals, objects, matching, self.loss_weight(batch))
         rows, target = chosen_objects(matching, batch)
         if outputs.scores is not None:
-            loss = selection_loss(outputs.scores, rows, target, batch.weights)
+            right = None
+            if isinstance(self.extractor, DetectedThings):
+                assert batch.targets is not None
+                same = self.extractor.doubles(proposals, objects)
+                right = same[batch.image_of[rows], batch.targets[rows]]
+            loss = selection_loss(outputs.scores, rows, target, batch.weights, right)
             terms["selection"] = config.selection_weight * loss
         if config.generate:
             terms["generation"] = config.generation_weight * self._generation(
                 proposals, rows, target, batch
             )
         total, seen = torch.stack(list(terms.values())).sum(), {}
-        if proposals.masks is not None:
+        if not isinstance(self.extractor, AnnotatedObjects):
             assert batch.targets is not None
             seen = match_shares(matching, batch.image_of, batch.targets)
         return {**terms, **seen, "total": total}
@@ -224,9 +229,12 @@ class Mutual(nn.Module):
 
     def see_by(self, eyes: Callable[[], Eyes] | None) -> None:
         """Find proposals in pixels from now on; None: choose among annotated objects, as while
-        learning. For proposals of a detector alone; see `DetectedThings.see_by`.
+        learning; see `DetectedThings.see_by`. Raises ConfigError where proposals are no detections.
         """
-        assert isinstance(self.extractor, DetectedThings)
+        if not isinstance(self.extractor, DetectedThings):
+            raise ConfigError(
+                "the proposals of this model are no detections", remedy="leave its eyes alone"
+            )
         self.extractor.see_by(eyes)
 
     @property

@@ -34,9 +34,9 @@ class Proposals:
     """features O: [I, N, C]. there: [I, N] bool, False on padding, None if there is none.
 
     levels: what each decoder layer predicts, the last one last; empty for proposals that are
-    boxes, of annotated objects in the order of `Batch.objects`, or detected. boxes: theirs,
-    [I, N, 4] xyxy in 0..1 of the original image, or None. maps: the backbone's stages
-    [I, channels, h, w], finest first.
+    boxes alone: annotated objects, in the order of `Batch.objects`, or what stands for them.
+    boxes: theirs, [I, N, 4] xyxy in 0..1 of the original image, or None. maps: the backbone's
+    stages [I, channels, h, w], finest first.
     """
 
     features: Tensor

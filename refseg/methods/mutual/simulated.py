@@ -8,32 +8,35 @@ object what some object like it got, by class and size, and the image what some 
 The records are made by `python -m studies.photographs detections`.
 
 A draw is a function of (object id, salt): with one salt the same object always meets the same
-fate, whatever else is in the batch. This is ours; the paper has nothing like it.
+fate, whatever else is in the batch; its colours hang on what the batch tells, too. This is ours;
+the paper has nothing like it.
 Letters: I images, K objects, Q classes, R records of objects, D detections of one, S images with
-E detections beside their objects, P classes told of a detection, M records for a class and size.
+E detections beside their objects, P classes told of a detection, M records for a class and size,
+A numbers that tell of colours.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from refseg.errors import ModelError
-from refseg.methods.mutual.things import Things
-from refseg.ops.colours import ZONES
+from refseg.methods.mutual.draws import drawn
+from refseg.methods.mutual.simulated_looks import draw_looks
+from refseg.methods.mutual.things import Things, box_overlap
 
 #: Edges of the size bins: share of the image that an object's box covers.
 SIZES = (0.01, 0.03, 0.1, 0.3)
 CANDIDATES = 128  # M
 #: A class with so many records of a size is half drawn from them, half from all of that size.
 HALF = 6.0
-#: Weight of an object that has nothing of the colours told: words may be about a small part.
-FAINT = 0.02
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Records:
     logarithms of the ratios of the sizes. classes, chances: [R, D, P] int64 and float32, the
     likeliest classes first, and their probabilities; a first chance of 0 is no detection.
     beside_boxes: [S, E, 4] float32, xyxy in 0..1. beside_classes, beside_chances: [S, E, P].
-    looks: [R, A] float32, colours of each object (`Things.looks`).
+    looks: [R, A] float32, colours of each object (`Things.looks`). photos: [R] int64, which of the
+    S images each object is from.
     """
 
     kinds: Tensor
@@ -57,6 +61,7 @@ class Records:
     beside_classes: Tensor
     beside_chances: Tensor
     looks: Tensor
+    photos: Tensor
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -66,7 +71,7 @@ class Records:
         parts = {f.name: getattr(self, f.name).numpy() for f in fields(self)}
         parts["looks"] = (parts["looks"] * 255).round().astype(np.int64)
         small = {
-            k: v.astype(np.float16 if v.dtype.kind == "f" else np.uint8) for k, v in parts.items()
+            k: v.astype(np.float16 if v.dtype.kind == "f" else np.uint16) for k, v in parts.items()
         }
         with path.open("wb") as file:  # given a name, NumPy would add its own ending
             np.savez_compressed(file, **small)
@@ -77,7 +82,7 @@ class Records:
         try:
             with np.load(path, allow_pickle=False) as file:
                 parts = {f.name: file[f.name] for f in fields(cls)}
-        except (OSError, EOFError, KeyError, ValueError) as error:
+        except (OSError, EOFError, KeyError, ValueError, BadZipFile, zlib.error) as error:
             raise ModelError(
                 f"{path}: no records of a detector ({type(error).__name__})",
                 remedy="install refseg again: the file is a part of it",
@@ -98,32 +103,34 @@ def size_bins(areas: Any) -> Any:
 
 @dataclass(frozen=True)
 class Simulation:
-    """Records, and which of them may stand for an object of each class and size.
+    """Records, and which of them may stand for what.
 
-    like: [Q, len(SIZES) + 1, M] int64, rows of the records.
+    like: [Q, len(SIZES) + 1, M] int64, rows of the records for an object of each class and size.
+    company: [Q, M] int64, of the S images, for an image whose most frequent class is each.
     """
 
     records: Records
     like: Tensor
+    company: Tensor
 
     @classmethod
     def of(cls, records: Records, classes: int) -> Simulation:
         """classes: Q."""
-        return cls(records, _candidates(records, classes))
+        return cls(records, _candidates(records, classes), _company(records, classes))
 
     def to(self, device: torch.device) -> Simulation:
         """The same on another device."""
         moved = Records(*(getattr(self.records, f.name).to(device) for f in fields(Records)))
-        return Simulation(moved, self.like.to(device))
+        return Simulation(moved, self.like.to(device), self.company.to(device))
 
     def __call__(
         self, things: Things, ids: Tensor, salt: int, colours: Tensor | None = None
     ) -> Things:
         """What is detected where `things` [I, K] are annotated, K * D + E places an image.
 
-        ids: [I, K] int64, of the objects. colours: [I, K, 11] float32, those that words tell of
-        them; then each looks like some object like it, the likelier the more it has of these.
-        Nothing is sorted, and none too doubtful (`surest`).
+        ids: [I, K] int64, of the objects. colours: [I, K, ZONES, 11] float32, those that words tell
+        of them; then everything is looked at (`draw_looks`), else nothing. Nothing is sorted, and
+        none too doubtful (`surest`).
         """
         own = self._of_objects(things, ids, salt, colours)
         beside = self._beside(things, ids, salt, colours is not None)
@@ -135,7 +142,7 @@ class Simulation:
         near, far = things.boxes[..., :2], things.boxes[..., 2:]
         size, centre = far - near, (near + far) / 2
         like = self.like[kind, size_bins(size.prod(dim=-1))]  # [I, K, M]
-        row = like.gather(2, _drawn(ids, salt, like.shape[2])[..., None])[..., 0]  # [I, K]
+        row = like.gather(2, drawn(ids, salt, like.shape[2])[..., None])[..., 0]  # [I, K]
         shift = records.boxes[row]  # [I, K, D, 4]
         centre = centre[:, :, None] + shift[..., :2] * size[:, :, None]
         half = shift[..., 2:].exp() * size[:, :, None] / 2
@@ -146,32 +153,39 @@ class Simulation:
         parts = boxes, self._spread(told, chances), there
         found = Things.unseen(*(part.flatten(1, 2) for part in parts))
         if colours is not None:
-            looks = records.looks[self._alike(like, ids, salt, colours)]  # [I, K, A]
-            looks = looks[:, :, None].expand(-1, -1, boxes.shape[2], -1).flatten(1, 2)
+            looks = draw_looks(records.looks, records.kinds, kind, ids, colours, salt)
+            looks = self._of_parts(looks, things.boxes, boxes, ids, salt).flatten(1, 2)
             found = replace(found, looks=looks, looked=torch.ones_like(found.there))
         return found.only(found.there)
 
-    def _alike(self, like: Tensor, ids: Tensor, salt: int, colours: Tensor) -> Tensor:
-        """[I, K] rows of the records whose looks stand for the objects', of the M in `like`."""
-        most = self.records.looks.view(len(self.records), ZONES, -1).amax(dim=1)  # [R, 11]
-        told = colours.sum(dim=-1, keepdim=True)
-        weight = torch.einsum("ikmc,ikc->ikm", most[like], colours) / told.clamp(min=1) + FAINT
-        summed = weight.where(told > 0, torch.ones_like(weight)).cumsum(dim=-1)
-        share = _drawn(ids, salt ^ 0xC0105, 2**20).to(summed) / 2**20
-        place = torch.searchsorted(summed, (share[..., None] * summed[..., -1:]), right=True)
-        return like.gather(2, place.clamp(max=like.shape[2] - 1))[..., 0]
+    def _of_parts(
+        self, looks: Tensor, objects: Tensor, boxes: Tensor, ids: Tensor, salt: int
+    ) -> Tensor:
+        """Colours [I, K, D, A] of detections of objects that have `looks` [I, K, A].
+
+        The less a detection overlaps its object, the more it has of something else.
+        """
+        places = ids[..., None] * boxes.shape[2] + torch.arange(boxes.shape[2], device=ids.device)
+        other = self.records.looks[drawn(places, salt ^ 0x07E4, len(self.records))]
+        fit = box_overlap(objects.flatten(0, 1)[:, None], boxes.flatten(0, 1))[:, 0]
+        fit = fit.view(*ids.shape, -1, 1)
+        return looks[:, :, None] * fit + other * (1 - fit)
 
     def _beside(self, things: Things, ids: Tensor, salt: int, looked: bool) -> Things:
         records, nobody = self.records, torch.iinfo(torch.int64).max
         first = ids.masked_fill(~things.there, nobody).amin(dim=1)
-        row = _drawn(first, salt ^ 0x5EED, len(records.beside_boxes))
-        chances = records.beside_chances[row]
+        company = self.company[things.classes.sum(dim=1).argmax(dim=1)]  # [I, M]
+        row = company.gather(1, drawn(first, salt ^ 0x5EED, company.shape[1])[:, None])[:, 0]
+        boxes, chances = records.beside_boxes[row], records.beside_chances[row]
         there = (chances[..., 0] > 0) & (first < nobody)[:, None]
         classes = self._spread(records.beside_classes[row], chances)
-        found = Things.unseen(records.beside_boxes[row], classes, there)
+        found = Things.unseen(boxes, classes, there)
         if looked:
+            size = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
+            like = self.like[records.beside_classes[row][..., 0], size_bins(size)]  # [I, E, M]
             places = first[:, None] + torch.arange(there.shape[1], device=first.device)
-            looks = records.looks[_drawn(places, salt ^ 0xC0105, len(records))]
+            column = drawn(places, salt ^ 0xC0105, like.shape[2])[..., None]
+            looks = records.looks[like.gather(2, column)[..., 0]]
             found = replace(found, looks=looks, looked=torch.ones_like(there))
         return found.only(there)
 
@@ -187,22 +201,14 @@ def _exchanged(told: Tensor, theirs: Tensor, ours: Tensor) -> Tensor:
     return torch.where(told == theirs, ours, torch.where(told == ours, theirs, told))
 
 
-def _drawn(ids: Tensor, salt: int, count: int) -> Tensor:
-    """0..count - 1 for each id, int64: two rounds of splitmix64's finisher on id and salt."""
-    x = ids * -7046029254386353131 + _wrapped(salt * 6364136223846793005)
-    for multiplier in (-4658895280553007687, -7723592293110705685):
-        x = (x ^ _shifted(x, 30)) * multiplier
-    return _shifted(x ^ _shifted(x, 31), 11) % count
-
-
-def _wrapped(x: int) -> int:
-    """As a signed integer of 64 bits holds it."""
-    return (x + 2**63) % 2**64 - 2**63
-
-
-def _shifted(x: Tensor, places: int) -> Tensor:
-    """To the right, zeros coming in."""
-    return (x >> places) & ((1 << (64 - places)) - 1)
+def _company(records: Records, classes: int) -> Tensor:
+    """[Q, M] images that hold an object of each class, or any where none does."""
+    company = torch.zeros(classes, CANDIDATES, dtype=torch.int64)
+    every = torch.arange(len(records.beside_boxes))
+    for kind in range(classes):
+        own = torch.unique(records.photos[records.kinds == kind])
+        company[kind] = _spaced(own if len(own) else every, CANDIDATES)
+    return company
 
 
 def _candidates(records: Records, classes: int) -> Tensor:

@@ -45,6 +45,11 @@ class Things:
         return cls(boxes, classes, there, looks, torch.zeros_like(there))
 
     @property
+    def share(self) -> Tensor:
+        """[I, N, Q] the classes' shares of all that is told of a thing, 0 on padding."""
+        return self.classes / self.classes.sum(dim=-1, keepdim=True).clamp(min=1e-6)
+
+    @property
     def sure(self) -> Tensor:
         """[I, N] the probability of the likeliest class, 0 on padding."""
         return self.classes.amax(dim=-1)
@@ -105,9 +110,8 @@ def ranks(things: Things) -> Tensor:
     before = torch.stack(
         [_less(x), _less(x).mT, _less(y), _less(y).mT, _less(area).mT, _less(area)], -1
     )
-    share = things.classes / things.classes.sum(dim=-1, keepdim=True).clamp(min=1e-6)
     weight = things.sure.clamp(max=1.0)[:, None]  # [I, 1, N]
-    alike = (share @ share.mT) * weight
+    alike = (things.share @ things.share.mT) * weight
     everything = weight.expand_as(alike)
     counts = torch.cat([(before * w[..., None]).sum(dim=2) for w in (everything, alike)], dim=-1)
     return counts / (counts + 2)
@@ -116,3 +120,12 @@ def ranks(things: Things) -> Tensor:
 def _less(values: Tensor) -> Tensor:
     """[I, N] -> [I, N, N] float: entry [i, a, b] says whether the value of b is below that of a."""
     return (values[:, None, :] < values[:, :, None]).to(values.dtype)
+
+
+def box_overlap(one: Tensor, other: Tensor) -> Tensor:
+    """Boxes [I, K, 4] and [I, N, 4] xyxy -> IoU [I, K, N]; 0 where both are without extent."""
+    near = torch.maximum(one[:, :, None, :2], other[:, None, :, :2])
+    far = torch.minimum(one[:, :, None, 2:], other[:, None, :, 2:])
+    both = (far - near).clamp(min=0).prod(dim=-1)
+    areas = [(b[..., 2:] - b[..., :2]).clamp(min=0).prod(dim=-1) for b in (one, other)]
+    return both / (areas[0][:, :, None] + areas[1][:, None] - both).clamp(min=1e-12)

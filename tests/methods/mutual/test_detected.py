@@ -14,9 +14,10 @@ from refseg.errors import DataError
 from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.methods.mutual.config import DetectedExtractorConfig
-from refseg.methods.mutual.detected import DetectedThings, box_overlap
+from refseg.methods.mutual.detected import DetectedThings
+from refseg.methods.mutual.loss import selection_loss
 from refseg.methods.mutual.objects import objects_of
-from refseg.methods.mutual.things import LOOKS, Things, annotated_things
+from refseg.methods.mutual.things import LOOKS, Things, annotated_things, box_overlap
 from refseg.ops.boxes import box_iou
 from refseg.types import Batch, Objects, Sample
 from tests.methods.toy import toy_batch
@@ -60,7 +61,7 @@ def test_asked_it_takes_what_is_annotated_as_it_is() -> None:
 
 
 def test_learning_it_sees_detections_and_each_time_others() -> None:
-    made, batch = extractor(), batch_of()
+    made, batch = extractor(clean=0), batch_of()
     torch.manual_seed(3)
     first, second = made(batch), made(batch)
     assert first.features.shape != second.features.shape or bool(
@@ -130,7 +131,7 @@ def test_overlaps_as_elsewhere() -> None:
 
 
 def test_an_expression_whose_object_is_missed_teaches_nothing_and_breaks_nothing() -> None:
-    config = mutual_config(DetectedExtractorConfig(width=32, mlp_width=16, least=0.99))
+    config = mutual_config(DetectedExtractorConfig(width=32, mlp_width=16, least=0.99, clean=0))
     torch.manual_seed(0)
     method = Mutual(config).train()
     batch = batch_of((0, 1, 2), (2,))
@@ -138,6 +139,9 @@ def test_an_expression_whose_object_is_missed_teaches_nothing_and_breaks_nothing
     assert all(bool(value.isfinite()) for value in terms.values())
     assert float(terms["selection"].detach()) == 0
     terms["total"].backward()
+    gradients = [p.grad for p in method.parameters() if p.grad is not None]
+    assert gradients
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
 def test_words_are_learned_from_detections() -> None:
@@ -174,9 +178,52 @@ def test_some_images_are_not_looked_at_while_learning() -> None:
     assert extractor().eval()._shown(seen)[..., -1].all()
 
 
+def test_some_images_lose_half_of_their_objects_while_learning() -> None:
+    things = annotated_things(objects_of(batch_of(*[(0, 1, 2)] * 300)), COCO_CLASSES)
+    kept = extractor(thin=0.5)._thinned(things)
+    whole = kept.there.all(dim=1).double().mean()
+    assert float(whole) == pytest.approx(0.5 + 0.5 / 8, abs=0.08)
+    assert float(kept.there.double().mean()) == pytest.approx(0.75, abs=0.05)
+    assert not kept.boxes[~kept.there].any()
+    assert extractor(thin=0)._thinned(things).there.all()
+
+
+def test_some_batches_are_learned_as_they_are_annotated() -> None:
+    batch = batch_of()
+    things = annotated_things(objects_of(batch), COCO_CLASSES)
+    made = extractor(clean=1.0).train()
+    torch.testing.assert_close(made(batch).boxes, things.boxes)
+
+
+def test_what_is_detected_twice_is_right_twice() -> None:
+    """Every detection of the object that is meant counts as a right choice."""
+    made, batch = extractor().eval(), batch_of()
+    objects = objects_of(batch)
+    boxes = made_boxes()[None]
+    shifted = boxes + 0.01
+    heap = torch.tensor([[[0.0, 0, 1, 1]]])
+    seen = torch.cat([boxes, shifted, heap], dim=1)
+    found = made.embed(
+        Things.unseen(seen, torch.rand(1, 7, 80), torch.ones(1, 7, dtype=torch.bool))
+    )
+    right = made.doubles(found, objects)[0]
+    overlap = box_iou(seen[0].numpy(), boxes[0].numpy())
+    for k in range(3):
+        wanted = [n for n in range(7) if overlap[n].argmax() == k and overlap[n, k] >= 0.5]
+        assert torch.nonzero(right[k])[:, 0].tolist() == wanted
+    scores = torch.randn(1, 7)
+    chance = scores.softmax(dim=1)[0]
+    loss = selection_loss(scores, torch.tensor([0]), torch.tensor([1]), torch.ones(1), right[1:2])
+    assert float(loss) == pytest.approx(-float(chance[right[1]].sum().log()), abs=1e-5)
+    alone = selection_loss(scores, torch.tensor([0]), torch.tensor([1]), torch.ones(1))
+    assert float(alone) == pytest.approx(-float(chance[1].log()), abs=1e-5)
+
+
 def test_other_classes_than_the_detectors_cannot_be_simulated() -> None:
     with pytest.raises(ValueError, match="never"):
         DetectedExtractorConfig(classes=("disc", "square"))
+    with pytest.raises(ValueError, match="looks to false"):
+        DetectedExtractorConfig(simulate="never")
 
 
 def test_what_is_missing_says_so() -> None:

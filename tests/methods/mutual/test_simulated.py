@@ -11,18 +11,19 @@ import torch
 
 from refseg.errors import ModelError
 from refseg.methods.mutual.coco import COCO_CLASSES
-from refseg.methods.mutual.detected import RECORDS
+from refseg.methods.mutual.config import RECORDS
+from refseg.methods.mutual.draws import drawn, share
 from refseg.methods.mutual.simulated import (
     CANDIDATES,
-    FAINT,
     HALF,
     SIZES,
     Records,
     Simulation,
-    _drawn,
     size_bins,
 )
+from refseg.methods.mutual.simulated_looks import draw_looks
 from refseg.methods.mutual.things import LOOKS, Things
+from refseg.ops.boxes import box_iou
 from refseg.ops.colours import COLOURS, ZONES
 
 Q = 4
@@ -43,6 +44,7 @@ def records(count: int = 12, seed: int = 0) -> Records:
         torch.tensor([[[1, 2]], [[3, 0]]]),
         torch.tensor([[[0.6, 0.2]], [[0.0, 0.0]]]),
         torch.rand(count, LOOKS).round(decimals=2),
+        torch.arange(count) % 2,
     )
 
 
@@ -68,7 +70,7 @@ def literal(
         x0, y0, x1, y1 = things.boxes[image, k].tolist()
         kind = int(things.classes[image, k].argmax())
         bin_ = sum((x1 - x0) * (y1 - y0) >= edge for edge in SIZES)
-        column = int(_drawn(ids[image, k], salt, CANDIDATES))
+        column = int(drawn(ids[image, k], salt, CANDIDATES))
         row = int(simulation.like[kind, bin_, column])
         for shift, numbers, chances in zip(
             pool.boxes[row].tolist(),
@@ -90,7 +92,13 @@ def literal(
             found.append((box, told))
     if rows:
         first = min(int(ids[image, k]) for k in rows)
-        row = int(_drawn(torch.tensor(first), salt ^ 0x5EED, len(pool.beside_boxes)))
+        frequent = int(things.classes[image].sum(dim=0).argmax())
+        holds = sorted(
+            {int(p) for p, k in zip(pool.photos, pool.kinds, strict=True) if k == frequent}
+        )
+        holds = holds or [0, 1]
+        column = int(drawn(torch.tensor(first), salt ^ 0x5EED, CANDIDATES))
+        row = holds[column * len(holds) // CANDIDATES]
         for box, numbers, chances in zip(
             pool.beside_boxes[row].tolist(),
             pool.beside_classes[row].tolist(),
@@ -144,55 +152,31 @@ def _as_set(things: Things, image: int) -> set[tuple[float, ...]]:
     return {tuple(box) for box in things.boxes[image][things.there[image]].tolist()}
 
 
-def test_objects_look_as_words_tell_of_them() -> None:
-    """Which record's looks stand for an object, by weights added up one by one."""
+def test_looks_change_no_other_fate() -> None:
     simulation = Simulation.of(records(40), Q)
-    pool = simulation.records
     things, ids = annotated(2, images=30)
-    colours = torch.zeros(*ids.shape, len(COLOURS))
-    colours[:, 0, 3], colours[:, 1, [2, 5]] = 1, 1
-    found = simulation(things, ids, 4, colours)
+    colours = torch.zeros(*ids.shape, ZONES, len(COLOURS))
+    colours[:, 0, 0, 3] = 1
+    found, without = simulation(things, ids, 4, colours), simulation(things, ids, 4)
     assert (found.looked == found.there).all()
-    places = found.there[:, : ids.shape[1] * 2].view(*ids.shape, 2)
-    looks = found.looks[:, : ids.shape[1] * 2].view(*ids.shape, 2, LOOKS)
-    for image, k in torch.nonzero(places.any(dim=-1)).tolist():
-        x0, y0, x1, y1 = things.boxes[image, k].tolist()
-        kind = int(things.classes[image, k].argmax())
-        rows = simulation.like[kind, int(size_bins(torch.tensor((x1 - x0) * (y1 - y0))))].tolist()
-        told = torch.nonzero(colours[image, k])[:, 0].tolist()
-        weights = [1.0] * len(rows)
-        if told:
-            most = [pool.looks[row].view(ZONES, -1).amax(dim=0) for row in rows]
-            weights = [sum(float(m[c]) for c in told) / len(told) + FAINT for m in most]
-        share = int(_drawn(ids[image, k], 4 ^ 0xC0105, 2**20)) / 2**20 * sum(weights)
-        left, place = share, 0
-        while left >= weights[place]:
-            left -= weights[place]
-            place += 1
-        for look in looks[image, k][places[image, k]]:
-            torch.testing.assert_close(look, pool.looks[rows[place]])
-    without = simulation(things, ids, 4)
     assert not without.looked.any()
-    torch.testing.assert_close(without.boxes, found.boxes)  # looks change no other fate
+    torch.testing.assert_close(without.boxes, found.boxes)
     torch.testing.assert_close(without.classes, found.classes)
 
 
-def test_a_colour_told_is_a_colour_seen_more_often() -> None:
-    simulation = Simulation.of(Records.read(RECORDS), len(COCO_CLASSES))
-    count = 400
-    boxes = torch.tensor([0.2, 0.1, 0.6, 0.9]).expand(count, 1, 4)
-    classes = torch.eye(80)[0].expand(count, 1, 80)  # persons
-    things = Things.unseen(boxes, classes, torch.ones(count, 1, dtype=torch.bool))
-    ids = torch.arange(count)[:, None]
-    red = COLOURS.index("red")
-    shares = {}
-    for name, told in (("nothing", []), ("red", [red])):
-        colours = torch.zeros(count, 1, len(COLOURS))
-        colours[..., told] = 1
-        found = simulation(things, ids, 0, colours)
-        first = found.looks[:, 0].view(count, ZONES, -1)[found.there[:, 0]]
-        shares[name] = float(first.amax(dim=1)[:, red].mean())
-    assert shares["red"] > 3 * shares["nothing"]
+def test_a_detection_has_its_objects_colours_as_far_as_it_fits() -> None:
+    simulation = Simulation.of(records(40), Q)
+    things, ids = annotated(2, images=30)
+    told = torch.zeros(*ids.shape, ZONES, len(COLOURS))
+    found, places = simulation(things, ids, 4, told), ids.shape[1] * 2
+    pool, kind = simulation.records, things.classes.argmax(dim=-1)
+    own = draw_looks(pool.looks, pool.kinds, kind, ids, told, 4)
+    for image, place in torch.nonzero(found.there[:, :places]).tolist():
+        k, d = divmod(place, 2)
+        fit = box_iou(things.boxes[image, k][None].numpy(), found.boxes[image, place][None].numpy())
+        other = pool.looks[int(drawn(ids[image, k] * 2 + d, 4 ^ 0x07E4, len(pool)))]
+        wanted = float(fit[0, 0]) * own[image, k] + (1 - float(fit[0, 0])) * other
+        torch.testing.assert_close(found.looks[image, place], wanted, atol=1e-5, rtol=0)
 
 
 def test_pictures_without_objects_show_nothing() -> None:
@@ -207,10 +191,14 @@ def test_pictures_without_objects_show_nothing() -> None:
 
 def test_draws_are_even_and_unlike() -> None:
     ids = torch.arange(20_000)
+    shares = share(ids, 9)
+    assert float(shares.min()) >= 0
+    assert float(shares.max()) < 1
+    assert float(shares.mean()) == pytest.approx(0.5, abs=0.01)
     for salt in (0, 1, 2**31 - 1):
-        counts = _drawn(ids, salt, 50).bincount(minlength=50).double()
+        counts = drawn(ids, salt, 50).bincount(minlength=50).double()
         assert float(((counts - 400) ** 2 / 400).sum()) < 90  # chi squared, 49 degrees: p > 0.0003
-    assert float((_drawn(ids, 0, 50) == _drawn(ids, 1, 50)).double().mean()) < 0.03
+    assert float((drawn(ids, 0, 50) == drawn(ids, 1, 50)).double().mean()) < 0.03
 
 
 def test_the_more_records_of_a_class_the_more_they_are_drawn_from() -> None:
@@ -248,6 +236,10 @@ def test_what_is_no_record_says_so(tmp_path: Path, content: bytes | None) -> Non
         path.write_bytes(content)
     with pytest.raises(ModelError, match=r"(?s)records\.npz.*install refseg again"):
         Records.read(path)
+    records().save(path)
+    path.write_bytes(path.read_bytes()[:-200])  # cut off, as by a full disk
+    with pytest.raises(ModelError, match="no records"):
+        Records.read(path)
     np.savez(path, kinds=np.zeros(1))
     with pytest.raises(ModelError, match="no records"):
         Records.read(path)
@@ -257,7 +249,10 @@ def test_the_bundled_records_are_of_coco() -> None:
     pool = Records.read(RECORDS)
     assert len(pool) > 3000
     assert int(pool.classes.max()) < len(COCO_CLASSES)
-    assert (pool.kinds.unique() >= 0).all()
+    assert int(pool.kinds.max()) < len(COCO_CLASSES)
+    assert set(pool.photos.tolist()) <= set(range(len(pool.beside_boxes)))
+    sums = pool.looks.view(len(pool), ZONES, -1)[:, 0].sum(dim=-1)
+    assert float(((sums - 1).abs() < 0.03).double().mean()) > 0.99  # a few are too thin for a cell
     assert set(pool.bins.tolist()) == set(range(len(SIZES) + 1))
     assert ((pool.chances >= 0) & (pool.chances <= 1)).all()
     assert (pool.chances[..., :-1] >= pool.chances[..., 1:]).all()

@@ -52,7 +52,7 @@ def test_stage_shapes(
     at_paper_size: Vega, image_hw: tuple[int, int], sizes: list[tuple[int, int]]
 ) -> None:
     with torch.device("meta"):
-        state = at_paper_size.encode_image(torch.empty(1, 3, *image_hw))
+        state = at_paper_size.encoder.encode_image(torch.empty(1, 3, *image_hw))
         text, mask = torch.empty(1, 21, 768), torch.ones(1, 21, dtype=torch.bool)
         levels, found = at_paper_size.encoder(state, torch.zeros(1, dtype=torch.long), text, mask)
     assert found == sizes
