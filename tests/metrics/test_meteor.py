@@ -123,6 +123,24 @@ def test_meteor_golden_values():
     assert found.corpus == pytest.approx(0.436449, abs=1e-6)
 
 
+def test_meteor_golden_pairs():
+    """Each alone is a corpus of one sentence and one reference. The last is a quirk of the jar."""
+    if why_no_meteor():
+        pytest.skip(f"METEOR 1.5: {why_no_meteor()}")
+    pairs = {
+        ("red dog", "red dogs"): 0.80,
+        ("two dogs", "two dog"): 0.70,
+        ("a car", "a automobile"): 0.85,
+        ("red dog", "red cat"): 0.20,
+        ("car", "automobile"): 0.0,
+    }
+    told = dict(enumerate(pairs))
+    found = meteor_jar(
+        {n: one for n, (one, _) in told.items()}, {n: [r] for n, (_, r) in told.items()}
+    )
+    assert found.each == pytest.approx(dict(enumerate(pairs.values())), abs=5e-3)
+
+
 def test_without_java_meteor_says_what_to_install(monkeypatch):
     monkeypatch.setattr("refseg.metrics.meteor.shutil.which", lambda name: None)
     with pytest.raises(RefsegError, match=r"java is not on the PATH(.|\n)*refseg\[caption\]"):

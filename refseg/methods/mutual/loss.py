@@ -7,7 +7,8 @@ We differ: L_gen is the mean over the batch's words (the paper sums over one exp
 of the sentence included. L_sel is a mean over all B expressions, those without an object too: they
 weigh nothing and are counted. Where a sentence weighs less than one, the sums are weighted and what
 they are divided by is not, L_sel = sum_e w_e l_e / B: divided by the sum of weights, a batch of
-pseudo-expressions alone would weigh as much as a human one.
+pseudo-expressions alone would weigh as much as a human one. A word that the vocabulary lacks is
+learned as [UNK] like any other, though the generator never writes it (`GeneratorConfig.never`).
 Letters: B expressions, E of them with an object, N proposals, L places, V words.
 """
 
