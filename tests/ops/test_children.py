@@ -14,7 +14,7 @@ from refseg.ops.children import start_child
 
 PARENT = """
 from refseg.ops.children import start_child
-child = start_child("import sys; print('up', flush=True); print(sys.stdin.read(), flush=True)")
+child = start_child("import sys; print('up', flush=True); sys.stdin.read()")
 print(child.stdout.readline().strip(), child.pid, flush=True)
 child.wait()
 """
