@@ -25,7 +25,6 @@ def decode(proposals: Proposals, scores: Tensor, batch: Batch) -> list[Predictio
         assert proposals.boxes is not None
         return _boxes(proposals.boxes[batch.image_of, best], sure, batch)
     logits = proposals.masks.detach().float()
-    candidates = [c.numpy() for c in logits.sigmoid().cpu()]
     chosen = logits[batch.image_of, best][:, None]
     full = F.interpolate(chosen, batch.geometry[0].net_hw, mode="bilinear", align_corners=False)
     in_net = full[:, 0].cpu()
@@ -35,7 +34,7 @@ def decode(proposals: Proposals, scores: Tensor, batch: Batch) -> list[Predictio
             sure[row],
             geometry,
             in_net[row].sigmoid().numpy(),
-            candidates=candidates[int(batch.image_of[row])],
+            candidates=proposals.candidates[int(batch.image_of[row])],
         )
         for row, geometry in enumerate(batch.geometry)
     ]

@@ -10,8 +10,11 @@ Letters: I images, N proposals (padded where images differ), C width, h x w mask
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from refseg.method import ParameterGroup
@@ -49,6 +52,12 @@ class Proposals:
     def masks(self) -> Tensor | None:
         """The last layer's mask logits [I, N, h, w], or None."""
         return self.levels[-1].masks if self.levels else None
+
+    @cached_property
+    def candidates(self) -> tuple[NDArray[np.float32], ...]:
+        """Of each image the probabilities of all masks, [N, h, w]; made once for all questions."""
+        assert self.masks is not None
+        return tuple(one.numpy() for one in self.masks.detach().float().sigmoid().cpu())
 
     def detach(self) -> Proposals:
         """The same features without their history: the heads then teach the extractor nothing."""

@@ -144,6 +144,7 @@ def test_pictures_are_looked_at_once_however_many_questions() -> None:
         overlap = max((one.mask & half).sum() / (one.mask | half).sum() for half in halves)
         assert overlap > 0.9
     assert len(eyes.asked) == 2
+    assert all(one.candidates is told.candidates for one in answers)  # one array, whoever asks
 
 
 def test_nothing_detected_is_no_mask_and_no_certainty() -> None:
