@@ -4,14 +4,45 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from refseg import models
+from refseg.errors import RefsegError
+from studies.base import FIGURES, Outcome, model_identity, say, write
+
+#: The name of the model that was measured, and what was found; None: nothing to be written.
+Studied = tuple[str | None, Outcome | None]
 
 # They say where things lie and how far to go, not what was measured.
 PLACES = ("out", "figures", "runs", "data", "folder", "only", "records")
 #: Of these only the last part of a path is told.
 NAMED = ("model", "real", "judge", "run", "never")
+
+
+def carry_out(study: Callable[[], Studied], name: str, command: str, out: Path) -> int:
+    """Run a study and write <out>/<name>.json, with the command that makes it again.
+
+    Returns the exit status: 2 for bad input, which is told on standard error.
+    """
+    start = time.perf_counter()
+    try:
+        model, outcome = study()
+        if outcome is None:
+            return 0
+        about: dict[str, Any] = {
+            "command": command,
+            "minutes": round((time.perf_counter() - start) / 60, 2),
+            "model": None if model is None else model_identity(models.load(model), model),
+        }
+        say(f"{write(name, outcome, about, out, FIGURES)} ({about['minutes']:.1f} min)")
+    except RefsegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def told(module: str, own: argparse.Namespace, parsed: argparse.Namespace, study: str) -> str:

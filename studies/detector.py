@@ -19,7 +19,7 @@ from refseg.errors import DataError
 from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.methods.mutual.config import RECORDS
 from refseg.nn.detections import Joining, join
-from refseg.nn.eyes import looks
+from refseg.nn.eyes import CLASS_IDS, looks
 from refseg.nn.ssd import Ssd, look
 from refseg.nn.weights import load_state, read_state
 from refseg.ops.boxes import box_area, xywh_to_xyxy
@@ -91,8 +91,6 @@ def _photo(
     height, width = image.shape[:2]
     size = np.array([width, height, width, height], np.float32)
     found = join(look(ssd, image), Joining(least=LEAST))
-    chances = np.zeros((len(found), len(COCO_CLASSES)), np.float32)
-    chances[:, list(kinds.values())] = found.probabilities[:, list(kinds)]
     boxes = xywh_to_xyxy(np.array([one["bbox"] for one in objects], np.float32).reshape(-1, 4))
     there = box_area(boxes) > 0
     return Photo(
@@ -101,7 +99,7 @@ def _photo(
         boxes[there] / size,
         looks(image, _grids(objects, (height, width)))[there],
         found.boxes / size,
-        chances,
+        found.probabilities[:, CLASS_IDS],
     )
 
 

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from refseg import models
-from refseg.errors import RefsegError
 from studies import boxes_scores, mutual_ablation, mutual_boxes, mutual_scenes
-from studies.base import FIGURES, RESULTS, Outcome, model_identity, say, write
-from studies.command import positive, told
+from studies.base import RESULTS
+from studies.command import Studied, carry_out, positive, told
 from studies.mutual_variants import TABLES
 
 ABOUT = {
@@ -30,23 +26,9 @@ ABOUT = {
 def main(words: Sequence[str] | None = None) -> int:
     """Run what the command line says; 2 for bad input."""
     parsed = _parser().parse_args(words)
-    start = time.perf_counter()
-    try:
-        model, outcome = STUDIES[parsed.study](parsed)
-        if outcome is None:
-            return 0
-        about: dict[str, Any] = {
-            "command": command(parsed),
-            "minutes": round((time.perf_counter() - start) / 60, 2),
-            "model": None if model is None else model_identity(models.load(model), model),
-        }
-        table = f"-{parsed.table}" if parsed.study == "ablation" else ""
-        path = write(f"mutual_{parsed.study}{table}", outcome, about, parsed.out, FIGURES)
-        say(f"{path} ({about['minutes']:.1f} min)")
-    except RefsegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    table = f"-{parsed.table}" if parsed.study == "ablation" else ""
+    name = f"mutual_{parsed.study}{table}"
+    return carry_out(lambda: STUDIES[parsed.study](parsed), name, command(parsed), parsed.out)
 
 
 def command(parsed: argparse.Namespace) -> str:
@@ -54,9 +36,6 @@ def command(parsed: argparse.Namespace) -> str:
     least = {"boxes": ["--real", "."], "scenes": ["--judge", "."], "ablation": []}[parsed.study]
     own = _parser().parse_args([parsed.study, *least])
     return told("studies.mutual", own, parsed, parsed.study)
-
-
-Studied = tuple[str | None, Outcome | None]
 
 
 def _boxes(parsed: argparse.Namespace) -> Studied:

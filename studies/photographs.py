@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from refseg import models
-from refseg.errors import RefsegError
 from refseg.methods.mutual.config import RECORDS
 from refseg.models import PHOTOS
 from studies import detector, photographs_chain, photographs_choice
-from studies.base import FIGURES, RESULTS, Outcome, model_identity, say, write
-from studies.command import positive, told
+from studies.base import RESULTS
+from studies.command import Studied, carry_out, positive, told
 from studies.mutual_boxes import NEVER, never_trained
 
 ABOUT = {
@@ -32,19 +28,8 @@ ABOUT = {
 def main(words: Sequence[str] | None = None) -> int:
     """Run what the command line says; 2 for bad input."""
     parsed = _parser().parse_args(words)
-    start = time.perf_counter()
-    try:
-        outcome = STUDIES[parsed.study](parsed)
-        minutes = round((time.perf_counter() - start) / 60, 2)
-        named = getattr(parsed, "model", None)
-        model = None if named is None else model_identity(models.load(named), named)
-        about: dict[str, Any] = {"command": command(parsed), "minutes": minutes, "model": model}
-        path = write(f"photographs_{parsed.study}", outcome, about, parsed.out, FIGURES)
-        say(f"{path} ({minutes:.1f} min)")
-    except RefsegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    name = f"photographs_{parsed.study}"
+    return carry_out(lambda: STUDIES[parsed.study](parsed), name, command(parsed), parsed.out)
 
 
 def command(parsed: argparse.Namespace) -> str:
@@ -53,21 +38,21 @@ def command(parsed: argparse.Namespace) -> str:
     return told("studies.photographs", own, parsed, parsed.study)
 
 
-def _detections(parsed: argparse.Namespace) -> Outcome:
+def _detections(parsed: argparse.Namespace) -> Studied:
     never = never_trained(parsed.real, parsed.never)
-    return detector.run(detector.Detector(parsed.real, never, parsed.records))
+    return None, detector.run(detector.Detector(parsed.real, never, parsed.records))
 
 
-def _choice(parsed: argparse.Namespace) -> Outcome:
+def _choice(parsed: argparse.Namespace) -> Studied:
     never = never_trained(parsed.real, parsed.never)
     asked = photographs_choice.Choice(parsed.real, parsed.model, never, parsed.limit)
-    return photographs_choice.run(asked)
+    return parsed.model, photographs_choice.run(asked)
 
 
-def _chain(parsed: argparse.Namespace) -> Outcome:
+def _chain(parsed: argparse.Namespace) -> Studied:
     never = never_trained(parsed.real, parsed.never)
     asked = photographs_chain.Chain(parsed.real, parsed.model, never, parsed.limit)
-    return photographs_chain.run(asked)
+    return parsed.model, photographs_chain.run(asked)
 
 
 STUDIES = {"detections": _detections, "choice": _choice, "chain": _chain}

@@ -147,13 +147,14 @@ class Simulation:
         centre = centre[:, :, None] + shift[..., :2] * size[:, :, None]
         half = shift[..., 2:].exp() * size[:, :, None] / 2
         boxes = torch.cat([centre - half, centre + half], dim=-1).clamp(0, 1)
-        told = _exchanged(records.classes[row], records.kinds[row], kind)
+        classes = _exchanged(records.classes[row], records.kinds[row], kind)
         chances = records.chances[row]
         there = things.there[..., None] & (chances[..., 0] > 0)
-        parts = boxes, self._spread(told, chances), there
+        parts = boxes, self._spread(classes, chances), there
         found = Things.unseen(*(part.flatten(1, 2) for part in parts))
         if colours is not None:
-            looks = draw_looks(records.looks, records.kinds, kind, ids, colours, salt)
+            told = colours * things.there[..., None, None]  # what is left out is nobody's rival
+            looks = draw_looks(records.looks, records.kinds, kind, ids, told, salt)
             looks = self._of_parts(looks, things.boxes, boxes, ids, salt).flatten(1, 2)
             found = replace(found, looks=looks, looked=torch.ones_like(found.there))
         return found.only(found.there)

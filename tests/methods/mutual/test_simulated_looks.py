@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
+
 import pytest
 import torch
 
+from refseg.data.catalog import open_records
+from refseg.methods.mutual.coco import COCO_CLASSES
+from refseg.methods.mutual.colour_words import colours_told
 from refseg.methods.mutual.config import RECORDS
 from refseg.methods.mutual.draws import drawn, share
 from refseg.methods.mutual.simulated import Records
@@ -84,8 +90,6 @@ def test_record_by_record(seed: int) -> None:
 @pytest.mark.parametrize("kind", ["person", "car", "umbrella"])
 def test_a_colour_told_is_mostly_a_colour_seen(colour: str, kind: str) -> None:
     """More than 15 % of it somewhere in the object; else words would not mean what they say."""
-    from refseg.methods.mutual.coco import COCO_CLASSES
-
     pool, count = Records.read(RECORDS), 400
     number = COLOURS.index(colour)
     told = torch.zeros(count, 1, ZONES, len(COLOURS))
@@ -124,3 +128,21 @@ def test_colours_are_made_up_as_often_as_they_are_told() -> None:
             wanted / sum(OFTEN.values()), abs=0.02
         )
     assert drawn(ids, 3, 7).shape == ids.shape
+
+
+def test_real_expressions_tell_colours_as_often_and_as_unevenly(shared_data: Path) -> None:
+    """Of the objects that training expressions are about, and of all colours that these tell."""
+    objects, counts = [], Counter[str]()
+    for name in ("refcoco", "refcoco+"):
+        records = open_records(shared_data / "refcoco_boxes" / name)
+        names, codes = records.splits()
+        train = names.index("train")
+        for ref, code in zip(records.refs(), codes.tolist(), strict=True):
+            if code == train:
+                texts = [records.text("sentences", "raw", row) for row in ref.sent_rows]
+                colours = [COLOURS[row] for text in texts for _, row in colours_told(text)]
+                objects.append(bool(colours))
+                counts.update(colours)
+    assert sum(objects) / len(objects) == pytest.approx(MADE_UP, abs=0.03)
+    for name, share_of in OFTEN.items():
+        assert counts[name] / counts.total() == pytest.approx(share_of, abs=0.01)
