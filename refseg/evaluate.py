@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from typing import Protocol as Shape
 
 import numpy as np
@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from refseg.data.dataset import ReferDataset
 from refseg.data.selection import MaskRule
 from refseg.errors import DataError, LabelsError
+from refseg.matched import Matched, matches, with_objects
 from refseg.metrics.meter import Meter, bootstrap_interval, pairwise_consistency
 from refseg.metrics.oracle import OracleBound
 from refseg.metrics.protocols import Protocol, get_protocol
-from refseg.types import Prediction, Sample
+from refseg.models import Model
+from refseg.types import Batch, Prediction, Sample
 
 Perturb = Callable[[str, np.random.Generator], str]
 Keep = Callable[[Sample, Prediction, float], None]
@@ -123,23 +125,27 @@ def evaluate_all(
     "consistency" among the metrics is the mean IoU over pairs of predictions for different
     expressions of one object (VEGA, figures 7 and 9), where there are such. "oracle" and "oracle
     Pr@0.5" are those of a perfect choice among the candidates, where the method has such; always
-    at the image's own size (see `refseg.metrics.oracle`).
+    at the image's own size (see `refseg.metrics.oracle`). "matching recall" and "unmatched" are
+    those of `refseg.matched`, where the method matches objects to proposals of its own.
     Raises UnknownName (protocol, mask rule), LabelsError (masks not granted), DataError (nothing
     to score).
     """
     if not dataset.labels.allows("mask"):
         raise LabelsError("scores need masks, which are not granted", remedy='grant "mask"')
+    if matches(getattr(model, "method", None)):
+        dataset = with_objects(dataset)
     meters = [Meter(_ruled(get_protocol(name), options.mask_rule)) for name in protocols]
     targets = {rule: with_rule(dataset, rule) for rule in {m.protocol.mask_rule for m in meters}}
     if count_expressions(dataset, options) == 0:
         raise DataError(
             f"{dataset.name}: split {dataset.split} holds no expression", remedy="another --split"
         )
-    agreement, image_of = _Agreement(), {}
+    agreement, image_of, matched = _Agreement(), {}, Matched()
     bounds = {rule: OracleBound() for rule in targets}
     for samples, truths in _batches(dataset, targets, options):
         asked = [as_asked(sample, options) for sample in samples]
-        for index, prediction in enumerate(model.predict(asked)):
+        predictions = _predicted(model, asked, samples, matched)
+        for index, prediction in enumerate(predictions):
             sample = samples[index]
             scores = [
                 _update(meter, prediction, truths[meter.protocol.mask_rule][index])
@@ -157,11 +163,27 @@ def evaluate_all(
     labels = str(model.card.get("labels used", "unknown"))
     consistency = agreement.mean()
     same = {} if consistency is None else {"consistency": consistency}
+    same |= matched.result()
     more = {rule: same | bound.result() for rule, bound in bounds.items()}
     return [
         _report(meter, about, labels, options.text, more[meter.protocol.mask_rule], image_of)
         for meter in meters
     ]
+
+
+def _predicted(
+    model: Answers, asked: Sequence[Sample], truths: Sequence[Sample], matched: Matched
+) -> list[Prediction]:
+    """Predictions, and `matched` told of the proposals that they were chosen from."""
+    method = getattr(model, "method", None)
+    if not matches(method):
+        return model.predict(asked)
+    targets = [truth.target for truth in truths]
+
+    def seen(outputs: Any, batch: Batch) -> None:
+        matched.add(method, outputs, batch, targets)
+
+    return cast(Model, model).predict(asked, seen)
 
 
 def _ruled(protocol: Protocol, rule: MaskRule | None) -> Protocol:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -26,14 +26,13 @@ from torch import nn
 import refseg
 from refseg.card import card_text
 from refseg.data.collate import collate
-from refseg.data.tokens import WordTokenizer, load_tokenizer, train_wordpiece
+from refseg.data.tokens import WordTokenizer, load_tokenizer
 from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ConfigError, ModelError, RefsegError, UnknownName
 from refseg.methods import METHODS, method_types
 from refseg.nn.eyes import Eyes
-from refseg.nn.weights import load_hub_part, load_state, local_folder, read_state
+from refseg.nn.weights import load_state, local_folder, read_state
 from refseg.pull.kept import pulled_folder
-from refseg.recipes.base import Recipe, WeightsConfig
 from refseg.recipes.overrides import reasons
 from refseg.types import Batch, Prediction, Sample
 
@@ -99,11 +98,19 @@ class Model:
         return [row[:k] if whole else row for row, k in zip(rows, counts, strict=True)]
 
     @torch.inference_mode()
-    def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
-        """One prediction per sample; samples with the same image_id share its encoding."""
+    def predict(
+        self, samples: Sequence[Sample], seen: Callable[[Any, Batch], None] | None = None
+    ) -> list[Prediction]:
+        """One prediction per sample; samples with the same image_id share its encoding.
+
+        seen(outputs, batch): told what the method made of them.
+        """
         self.method.eval()
         batch = self.batch(samples, share_images=True).to(self.device)
-        predictions: list[Prediction] = self.method.decode(self.method(batch), batch)
+        outputs = self.method(batch)
+        if seen is not None:
+            seen(outputs, batch)
+        predictions: list[Prediction] = self.method.decode(outputs, batch)
         return predictions
 
 
@@ -130,73 +137,6 @@ def word_limits(method: Any) -> dict[str, int]:
     Empty for a method that says nothing of it (the optional ability `word_limits`).
     """
     return dict(getattr(method, "word_limits", {}))
-
-
-def build(recipe: Recipe, texts: Iterable[str]) -> Model:
-    """The untrained model of a recipe, with the weights it starts from.
-
-    texts: training expressions, from which word pieces are learned if the recipe says so
-    (never where it starts from a whole model, which brings its own).
-    Raises ModelError when stated weights are absent: nothing starts from random ones instead.
-    """
-    tokens = recipe.tokens
-    if recipe.weights.model is not None:
-        # The weights know the pieces they were trained with and no others.
-        tokenizer = load_tokenizer(find_model(recipe.weights.model), tokens.max_words)
-    elif tokens.source == "data":
-        tokenizer = train_wordpiece(texts, size=tokens.vocabulary, max_words=tokens.max_words)
-    else:
-        tokenizer = load_tokenizer(find_encoder(tokens.source), tokens.max_words)
-    vocabulary = getattr(getattr(recipe.method, "text", None), "vocab_size", None)
-    if vocabulary is not None and tokenizer.vocab_size > vocabulary:
-        raise ConfigError(
-            f"recipe {recipe.name}: {tokenizer.vocab_size} word pieces, but method.text.vocab_size "
-            f"is {vocabulary}",
-            remedy=f"set method.text.vocab_size={tokenizer.vocab_size} or lower tokens.vocabulary",
-        )
-    method = build_method(recipe.method_name, recipe.method)
-    for key, limit in word_limits(method).items():
-        if tokenizer.max_words > limit:
-            raise ConfigError(
-                f"recipe {recipe.name}: tokens.max_words is {tokenizer.max_words}, but "
-                f"method.{key} only {limit}",
-                remedy=f"set tokens.max_words={limit} or method.{key}={tokenizer.max_words}",
-            )
-    _check_ids(recipe.name, method, tokenizer)
-    _start(method, recipe.weights)
-    return Model(recipe.name, recipe.method_name, method, tokenizer, recipe.preprocess)
-
-
-def _check_ids(name: str, method: Any, tokenizer: WordTokenizer) -> None:
-    """Refuse a method that writes with other ids for [CLS], [SEP] and [PAD] than are read."""
-    for token, stated in getattr(method, "word_ids", {}).items():
-        own = tokenizer.tokenizer.token_to_id(token)
-        if own != stated:
-            raise ConfigError(
-                f"{name}: the generator takes {stated} for {token}, whose id is {own}",
-                remedy="set method.generator.start, end, pad and never to the tokenizer's ids",
-            )
-
-
-def _start(method: Any, weights: WeightsConfig) -> None:
-    """Load what training starts from: a whole model, or encoders."""
-    if weights.model is not None:
-        folder = find_model(weights.model)
-        load_state(method, read_state(folder / "model.safetensors"), source=str(folder))
-        return
-    parts: dict[str, tuple[nn.Module, str]] = getattr(method, "hub_parts", dict)()
-    for kind in ("vision", "text", "proposals"):
-        name = getattr(weights, kind)
-        if name is None:
-            continue
-        if kind not in parts:
-            raise ConfigError(
-                f"weights.{kind} is {name}, but this method has no such part "
-                f"(it has {', '.join(parts) or 'none'})",
-                remedy=f"set weights.{kind}=null",
-            )
-        module, prefix = parts[kind]
-        load_hub_part(module, str(find_encoder(name)), prefix=prefix)
 
 
 def list_bundled() -> list[str]:

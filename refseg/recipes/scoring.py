@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch.distributed as dist
@@ -19,13 +19,13 @@ from refseg.data.collate import collate
 from refseg.data.dataset import ReferDataset
 from refseg.data.tokens import WordTokenizer
 from refseg.data.transforms import PreprocessConfig
-from refseg.describe import MATCHED
 from refseg.evaluate import target_mask
+from refseg.matched import Matched, matches, with_objects
 from refseg.method import Method
 from refseg.metrics.meter import Meter
 from refseg.metrics.oracle import OracleBound
 from refseg.metrics.protocols import get_protocol
-from refseg.types import Batch, Prediction, Sample
+from refseg.types import Prediction, Sample
 
 PROTOCOL = "original"
 
@@ -48,14 +48,11 @@ class Scorer:
         """All metrics of the protocol `original`.
 
         For a method with predicted proposals also "oracle" and "oracle Pr@0.5", those of
-        `refseg.evaluate`; "matching recall", the share of the objects that are meant whose proposal
-        has an IoU of `MATCHED` or more, and "unmatched", the share that no proposal stands for (on
-        the grid of the proposals' masks). An object that several expressions mean counts once in
-        these two.
+        `refseg.evaluate`, and what `Matched` tells.
         """
         rank, world = _place()
         counts = Counts()
-        shown = _with_objects(self.dataset) if _matches(method) else self.dataset
+        shown = with_objects(self.dataset) if matches(method) else self.dataset
         batches = self._batches()
         # Every process takes the same number of batches: a sharded method's forward is a
         # collective. The ones too many are computed and not counted.
@@ -131,46 +128,6 @@ def together(parts: Sequence[Mapping[str, Any]], rows: int) -> dict[str, float]:
         for name in (bounds[0][1] if bounds else ())
     }
     return {**meter.result(), **bound, **Matched(iou).result()}
-
-
-@dataclass(frozen=True)
-class Matched:
-    """iou: annotation id -> IoU of the object and its proposal, NaN where none stands for it."""
-
-    iou: dict[int, float] = field(default_factory=dict)
-
-    def add(self, method: Any, outputs: Any, batch: Batch) -> None:
-        """Count the objects that the batch's expressions mean."""
-        matching = method.match(outputs.proposals, batch, by_class=False)
-        assert batch.objects is not None
-        assert batch.targets is not None
-        meant = batch.targets >= 0
-        place = batch.image_of[meant], batch.targets[meant]
-        fits = matching.iou[place].tolist()
-        self.iou.update(zip(batch.objects.ann_ids[place].tolist(), fits, strict=True))
-
-    def result(self) -> dict[str, float]:
-        """ "matching recall", "unmatched"; empty if nothing was counted."""
-        values = self.iou.values()
-        if not values:
-            return {}
-        found = {
-            "matching recall": sum(value >= MATCHED for value in values),
-            "unmatched": sum(map(math.isnan, values)),
-        }
-        return {name: count / len(values) for name, count in found.items()}
-
-
-def _matches(method: Any) -> bool:
-    """Whether objects are matched to something, and are not the proposals themselves."""
-    return hasattr(method, "match") and not getattr(method, "reads_objects", False)
-
-
-def _with_objects(dataset: ReferDataset) -> ReferDataset:
-    """The same items with all objects of their images."""
-    options = replace(dataset.options, objects=True)
-    parts = (dataset.store, dataset.folder, dataset.split, dataset.labels, dataset.finder)
-    return ReferDataset(*parts, options)
 
 
 def _place() -> tuple[int, int]:

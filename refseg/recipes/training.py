@@ -22,6 +22,7 @@ from refseg.evaluate import target_mask
 from refseg.nn.weights import load_state, read_state
 from refseg.recipes.base import Recipe
 from refseg.recipes.batches import RecipeBatches, subset
+from refseg.recipes.building import build
 from refseg.recipes.provenance import digest, identity
 from refseg.recipes.scoring import PROTOCOL, Scorer
 from refseg.recipes.stages import Stage
@@ -118,7 +119,7 @@ def _ready(job: Job, data: Items, train: TrainConfig, people: int) -> _Ready:
     set_seed(recipe.train.seed)  # initial weights
     # Word pieces are those of people's words: what a model wrote is made of them, and a retraining
     # starts from the same pieces as the training before.
-    model = models.build(recipe, (data.entry(row).text for row in rows if row < people))
+    model = build(recipe, (data.entry(row).text for row in rows if row < people))
     _check_labels(recipe, model.method)
     batches = RecipeBatches(
         data, model.tokenizer, model.preprocess, recipe.data.augment, recipe.train.seed, rows,

@@ -18,8 +18,6 @@ from refseg.card import card_text
 from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ConfigError, ModelError, RefsegError, UnknownName
 from refseg.models import Model
-from refseg.recipes.base import Recipe, TokenConfig, WeightsConfig
-from refseg.train.config import TrainConfig
 from tests.methods.toy import toy_model, toy_samples
 
 
@@ -308,23 +306,6 @@ def test_preprocessing_travels(model: Model, tmp_path: Path) -> None:
     assert models.load(tmp_path / "m").preprocess == own
 
 
-def test_starting_from_a_whole_model_brings_its_word_pieces(folder: Path, model: Model) -> None:
-    """Pieces learned anew would give the old embeddings other meanings."""
-    recipe = Recipe(
-        name="further",
-        method_name="vega",
-        method=model.method.config,
-        preprocess=model.preprocess,
-        tokens=TokenConfig(max_words=model.tokenizer.max_words),
-        weights=WeightsConfig(model=str(folder)),
-        train=TrainConfig(steps=1),
-    )
-    built = models.build(recipe, ["quite other words", "than the old ones"])
-    assert built.tokenizer.tokenizer.get_vocab() == model.tokenizer.tokenizer.get_vocab()
-    old, new = model.method.state_dict(), built.method.state_dict()
-    assert all(torch.equal(new[name], value) for name, value in old.items())
-
-
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -424,26 +405,6 @@ def test_a_method_without_proposals_has_no_scores(model: Model) -> None:
     with pytest.raises(ConfigError, match="scores no proposals") as caught:
         model.scores(toy_samples(1))
     assert caught.value.remedy
-
-
-@pytest.mark.parametrize(
-    ("field", "token"), [("start", "[CLS]"), ("end", "[SEP]"), ("pad", "[PAD]")]
-)
-def test_a_writer_with_other_ids_is_refused(field: str, token: str) -> None:
-    made = toy_model("mutual annotated")
-    own = getattr(made.method.config.generator, field)
-    generator = made.method.config.generator.model_copy(update={field: own + 6, "never": ()})
-    recipe = Recipe(
-        name="other",
-        method_name="mutual",
-        method=made.method.config.model_copy(update={"generator": generator}),
-        tokens=TokenConfig(vocabulary=160, max_words=12),
-        train=TrainConfig(steps=1),
-    )
-    with pytest.raises(ConfigError) as caught:
-        models.build(recipe, ["left red square"])
-    assert f"takes {own + 6} for {token}, whose id is {own}" in caught.value.message
-    assert "method.generator.start" in caught.value.remedy
 
 
 def test_a_model_that_has_only_a_recipe_is_to_be_trained() -> None:

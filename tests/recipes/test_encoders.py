@@ -28,6 +28,7 @@ from refseg.methods.encoders.words import WordBatch, WordGuesser, WordGuesserCon
 from refseg.nn.text import BertTextConfig
 from refseg.nn.vision import SwinVisionConfig
 from refseg.recipes.base import TokenConfig, WeightsConfig
+from refseg.recipes.building import build
 from refseg.recipes.catalog import ENCODERS, get_encoder, get_recipe
 from refseg.recipes.encoders import EncoderData, EncoderRecipe
 from refseg.recipes.overrides import apply_overrides
@@ -245,7 +246,7 @@ def test_a_method_starts_from_what_the_runs_leave(world: Path, tmp_path: Path) -
             "weights": WeightsConfig(vision=str(swin), text=str(bert)),
         }
     )
-    model = models.build(wanted, ())
+    model = build(wanted, ())
     from safetensors.torch import load_file
 
     for part, folder in ((model.method.encoder.pyramid.swin, swin), (model.method.text.bert, bert)):
@@ -258,7 +259,7 @@ def test_a_method_starts_from_what_the_runs_leave(world: Path, tmp_path: Path) -
     model.method.text.bert.embeddings.word_embeddings.weight.data.zero_()
     models.save(tmp_path / "other", model)
     both = wanted.weights.model_copy(update={"model": str(tmp_path / "other")})
-    started = models.build(wanted.model_copy(update={"weights": both}), ())
+    started = build(wanted.model_copy(update={"weights": both}), ())
     table = started.method.text.bert.embeddings.word_embeddings.weight
     assert not table.any()  # a whole model is started from whole, not from the encoders
 

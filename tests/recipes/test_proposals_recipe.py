@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from refseg import models
 from refseg.data.collate import collate_pictures
 from refseg.data.pictures import PictureSource, open_source
 from refseg.data.scenes.model import KINDS
@@ -25,6 +24,7 @@ from refseg.nn.vision import SwinVisionConfig
 from refseg.nn.weights import read_state
 from refseg.recipes import masks
 from refseg.recipes.base import Recipe, WeightsConfig
+from refseg.recipes.building import build
 from refseg.recipes.catalog import get_recipe
 from refseg.recipes.encoders import EncoderData, EncoderRecipe
 from refseg.recipes.masks import Coverage, PictureBatches, mirrored
@@ -278,7 +278,7 @@ def starting(trained: Path, extractor: Mask2FormerExtractorConfig, **weights: st
 
 def test_a_method_starts_from_the_whole_of_it(trained: Path) -> None:
     wanted = starting(trained, TINY, proposals=str(trained))
-    model = models.build(wanted, ["left red ball"])
+    model = build(wanted, ["left red ball"])
     stored = read_state(trained / "model.safetensors")
     state = model.method.extractor.whole.state_dict()
     assert state.keys() == stored.keys()
@@ -291,7 +291,7 @@ def test_a_backbone_starts_from_its_backbone(trained: Path) -> None:
     """`weights.vision` of the same folder: the rest stays as it was drawn."""
     stored = read_state(trained / "model.safetensors")
     torch.manual_seed(0)
-    model = models.build(starting(trained, TINY, vision=str(trained)), ["left red ball"])
+    model = build(starting(trained, TINY, vision=str(trained)), ["left red ball"])
     whole, vision = model.method.extractor.whole, model.method.extractor.vision
     loaded = {id(part) for part in vision.state_dict(keep_vars=True).values()}
     equal = {True: 0, False: 0}
@@ -311,7 +311,7 @@ def test_a_backbone_starts_from_its_backbone(trained: Path) -> None:
 def test_a_folder_of_another_size_is_refused(trained: Path, changes: dict[str, Any]) -> None:
     other = TINY.model_copy(update=changes)
     with pytest.raises(ModelError) as caught:
-        models.build(starting(trained, other, proposals=str(trained)), ["left red ball"])
+        build(starting(trained, other, proposals=str(trained)), ["left red ball"])
     assert str(trained) in caught.value.message
     assert caught.value.remedy
 
@@ -321,7 +321,7 @@ def test_a_method_without_pixels_has_no_such_part(trained: Path) -> None:
     for kind in ("proposals", "vision"):
         weights = base.weights.model_copy(update={kind: str(trained)})
         with pytest.raises(ConfigError, match=f"weights.{kind}") as caught:
-            models.build(base.model_copy(update={"weights": weights}), ["left red ball"])
+            build(base.model_copy(update={"weights": weights}), ["left red ball"])
         assert caught.value.remedy == f"set weights.{kind}=null"
 
 

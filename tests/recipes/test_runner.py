@@ -22,6 +22,7 @@ from refseg.ops.files import atomic_path
 from refseg.recipes import runner
 from refseg.recipes.base import DataConfig, Recipe, TokenConfig
 from refseg.recipes.batches import RecipeBatches, subset
+from refseg.recipes.building import build
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.runner import run_recipe
 from refseg.recipes.scoring import Scorer
@@ -194,7 +195,7 @@ def test_no_images_is_a_data_error(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_augmentation_depends_on_seed_epoch_and_index_alone(recipe: Recipe) -> None:
-    model = models.build(recipe, ["square on the left", "square on the right"])
+    model = build(recipe, ["square on the left", "square on the right"])
     data, augment = open_split(recipe, "train"), recipe.data.augment
     make = RecipeBatches(data, model.tokenizer, model.preprocess, augment, 0, list(range(12)))
     together = make([3, 4, 5], 1)
@@ -206,7 +207,7 @@ def test_augmentation_depends_on_seed_epoch_and_index_alone(recipe: Recipe) -> N
 
 
 def test_a_batch_is_never_empty(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = models.build(recipe, ["square on the left"])
+    model = build(recipe, ["square on the left"])
     data, augment = open_split(recipe, "train"), recipe.data.augment
     make = RecipeBatches(data, model.tokenizer, model.preprocess, augment, 0, list(range(12)))
     monkeypatch.setattr(AugmentConfig, "apply", lambda self, sample, rng: None)

@@ -11,10 +11,12 @@ from refseg.data.catalog import open_data
 from refseg.data.scenes.model import KINDS
 from refseg.describe import describe
 from refseg.errors import NoProposal
+from refseg.evaluate import evaluate
+from refseg.matched import Matched
 from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.config import MatchingConfig
 from refseg.metrics.oracle import best_iou
-from refseg.recipes.scoring import Counts, Matched, Scorer, together
+from refseg.recipes.scoring import Counts, Scorer, together
 from refseg.types import Labels
 from tests.methods.mutual.toy import shaken
 from tests.methods.toy import toy_model
@@ -64,12 +66,14 @@ def test_recall_is_how_describe_finds_the_objects(
     scorer = Scorer(data, model.tokenizer, model.preprocess, ROWS, batch_size=4)
     near = [iou + more for iou in fits for more in (-1e-4, 1e-4)]
     for enough in (0.5, *near):  # untaught, none comes near a half
-        monkeypatch.setattr("refseg.recipes.scoring.MATCHED", enough)
+        monkeypatch.setattr("refseg.matched.MATCHED", enough)
         with torch.no_grad():
             scores = scorer(method)
+        report = evaluate(model, data, limit=len(ROWS), batch_size=4)
         good = sum(iou >= enough for iou in fits)
-        assert scores["matching recall"] == pytest.approx(good / len(meant))
-        assert scores["unmatched"] == pytest.approx(lost / len(meant))
+        for told in (scores, report.metrics):
+            assert told["matching recall"] == pytest.approx(good / len(meant))
+            assert told["unmatched"] == pytest.approx(lost / len(meant))
     assert {"mIoU", "oIoU"} <= scores.keys()
 
 
@@ -84,8 +88,9 @@ def test_who_predicts_no_proposals_tells_nothing_of_them(name: str) -> None:
         model.method = Mutual(mutual_config(extractor))
     with torch.no_grad():
         scores = Scorer(data, model.tokenizer, model.preprocess, ROWS)(model.method.eval())
-    assert "mIoU" in scores
-    assert {"matching recall", "unmatched", "oracle", "oracle Pr@0.5"}.isdisjoint(scores)
+    for told in (scores, evaluate(model, data, limit=len(ROWS)).metrics):
+        assert "mIoU" in told
+        assert {"matching recall", "unmatched", "oracle", "oracle Pr@0.5"}.isdisjoint(told)
 
 
 def test_the_bound_of_a_perfect_choice_is_beside_the_scores() -> None:

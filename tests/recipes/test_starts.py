@@ -22,6 +22,7 @@ from refseg.errors import (
 from refseg.methods.vega import Vega
 from refseg.recipes import stages
 from refseg.recipes.base import Recipe, WeightsConfig
+from refseg.recipes.building import build
 from refseg.recipes.catalog import get_recipe
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.runner import run_recipe
@@ -307,12 +308,12 @@ def test_a_disk_that_refuses_leaves_nothing(
 def test_more_words_than_places_are_refused_when_building(recipe: Recipe) -> None:
     texts = ["left red disc"]
     with pytest.raises(ConfigError, match=r"tokens\.max_words is 33, but method\.text\.max_pos"):
-        models.build(apply_overrides(recipe, ["tokens.max_words=33"]), texts)
+        build(apply_overrides(recipe, ["tokens.max_words=33"]), texts)
     nobody = ["method.selection.cues=none", "method.selection.max_tokens=5"]
     with pytest.raises(ConfigError, match=r"method\.selection\.max_tokens only 5") as caught:
-        models.build(apply_overrides(recipe, nobody), texts)
+        build(apply_overrides(recipe, nobody), texts)
     assert "method.selection.max_tokens=12" in caught.value.remedy
     wordy = [*nobody, "method.guidance=language"]  # then nothing is selected
-    assert models.word_limits(models.build(apply_overrides(recipe, wordy), texts).method) == {
+    assert models.word_limits(build(apply_overrides(recipe, wordy), texts).method) == {
         "text.max_positions": 32
     }
