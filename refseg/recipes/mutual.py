@@ -210,7 +210,8 @@ def mutual_refcoco_boxes() -> Recipe:
 
 def photos() -> Recipe:
     """Both heads of the model for photographs, learned without a photograph: RefCOCO and RefCOCO+
-    by boxes, each image's objects as a detector would tell of them (docs/decisions/0027).
+    by boxes, each image's objects as a detector would tell of them (docs/decisions/0027). A quarter
+    of the expressions is also asked of images that show no such thing (docs/decisions/0028).
 
     Command: refseg train photos --set data.name=DIR --set "data.also=[DIR]" --out runs/photos
     (RefCOCO's and RefCOCO+'s folders; photographs that are to judge it: --set
@@ -222,7 +223,7 @@ def photos() -> Recipe:
     return base.model_copy(
         update={
             "name": "photos",
-            "method": base.method.model_copy(update={"extractor": extractor}),
+            "method": base.method.model_copy(update={"extractor": extractor, "absent": 0.25}),
             "preprocess": PreprocessConfig(size=1024, fit="whole"),
             "train": base.train.model_copy(update={"steps": 4_000}),
             "stages": ("train",),

@@ -58,7 +58,7 @@ TOYS = {
         "mutual", lambda: mutual_config(annotated_config()), lr=3e-3, answers="box"
     ),
     "mutual detected": Toy(
-        "mutual", lambda: mutual_config(detected_config()), lr=3e-3, answers="box"
+        "mutual", lambda: mutual_config(detected_config(), absent=0.5), lr=3e-3, answers="box"
     ),
 }
 
@@ -217,13 +217,16 @@ def objects_of_rows(objects: NetObjects, images: Tensor) -> NetObjects:
 @cache
 def learned(name: str) -> Any:
     """A toy that knows the four samples about two images by heart; not to be changed."""
-    toy, method, batch = TOYS[name], toy_method(name), toy_batch(toy_samples(2))
-    groups = [
-        {"params": g.parameters, "lr": toy.lr * g.lr_scale} for g in method.parameter_groups()
-    ]
+    toy = TOYS[name]
+    return taught(toy_method(name), toy_batch(toy_samples(2)), toy.steps, toy.lr)
+
+
+def taught(method: Any, batch: Batch, steps: int, lr: float) -> Any:
+    """The same method after so many steps on one batch, in eval mode."""
+    groups = [{"params": g.parameters, "lr": lr * g.lr_scale} for g in method.parameter_groups()]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
     method.train()
-    for _ in range(toy.steps):
+    for _ in range(steps):
         optimiser.zero_grad()
         method.loss(method(batch), batch)["total"].backward()
         optimiser.step()

@@ -248,6 +248,8 @@ class MutualConfig(MethodConfig):
     selection_weight, generation_weight: of L_sel and L_gen beside L_m2f (silent; 1 and 1).
     pseudo_generates: whether sentences that a model wrote teach the generator too, by their weight
         (silent; no).
+    absent: share of a batch's expressions that are also asked of an image without such a thing.
+        Above 0 the head can also say that nothing is meant (ours; see absent.py).
     text_lr_scale: 0.1, as BERT diverges at the paper's 5e-4 (silent). extractor_lr_scale: of the
         whole extractor, its backbone's own factor included.
     """
@@ -265,6 +267,7 @@ class MutualConfig(MethodConfig):
     selection_weight: float = Field(default=1.0, ge=0)
     generation_weight: float = Field(default=1.0, ge=0)
     pseudo_generates: bool = False
+    absent: float = Field(default=0.0, ge=0, le=1)
     text_lr_scale: float = Field(default=0.1, ge=0)
     extractor_lr_scale: float = Field(default=1.0, ge=0)
 
@@ -279,6 +282,8 @@ class MutualConfig(MethodConfig):
     def _some_task(self) -> MutualConfig:
         if self.appearance and not isinstance(self.extractor, Mask2FormerExtractorConfig):
             raise ValueError("boxes have no pixels to look at: set appearance to false")
+        if self.absent and not self.select:
+            raise ValueError("absent teaches the selection head, and select is off: set it to 0")
         if not (self.select or self.generate):
             raise ValueError("select and generate are both off: there is nothing to learn")
         if self.generate and self.generator.vocab_size != self.text.vocab_size:

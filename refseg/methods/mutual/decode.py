@@ -6,19 +6,24 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from refseg.methods.mutual.absent import with_nothing
 from refseg.methods.mutual.proposals import Proposals
 from refseg.ops.masks import box_mask, response_in_px
 from refseg.types import Batch, Prediction
 
 
-def decode(proposals: Proposals, scores: Tensor, batch: Batch) -> list[Prediction]:
+def decode(
+    proposals: Proposals, scores: Tensor, batch: Batch, nothing: Tensor | None = None
+) -> list[Prediction]:
     """One prediction an expression: k = argmax S, mask M_k in px.
 
-    score: the probability that the selection head gives its choice. candidates: all masks of the
+    score: the probability that the selection head gives its choice, among all proposals and, where
+    it has learned to say so (nothing, s0 [1]), that nothing is meant. candidates: all masks of the
     image. With boxes as proposals the mask is the box, filled; an image without any gives
     an empty mask and the score 0.
     """
-    chance = scores.float().softmax(dim=1).nan_to_num(0.0)
+    chance = scores.float() if nothing is None else with_nothing(scores, nothing)
+    chance = chance.softmax(dim=1).nan_to_num(0.0)
     best = scores.argmax(dim=1)
     sure = chance.gather(1, best[:, None])[:, 0].tolist()
     if proposals.masks is None:

@@ -18,23 +18,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from refseg.methods.mutual.absent import with_nothing
+
 
 def selection_loss(
-    scores: Tensor, rows: Tensor, target: Tensor, weights: Tensor, right: Tensor | None = None
+    scores: Tensor,
+    rows: Tensor,
+    target: Tensor,
+    weights: Tensor,
+    right: Tensor | None = None,
+    nothing: Tensor | None = None,
 ) -> Tensor:
     """scores S [B, N], rows [E] and their k [E], weights [B] -> a scalar; zero without rows.
 
     right: [E, N] bool, other proposals that are as right as k (ours, for detections: one thing is
-    detected several times); their probabilities are added up.
+    detected several times); their probabilities are added up. nothing: s0 [1], one more answer,
+    which is wrong here (ours; absent.py).
     """
     if len(rows) == 0:
         return scores[:, :1].nan_to_num(neginf=0.0).sum() * 0.0
     chosen = scores[rows].float()
+    every = chosen if nothing is None else with_nothing(chosen, nothing)
     if right is None:
-        each = F.cross_entropy(chosen, target, reduction="none")
+        each = F.cross_entropy(every, target, reduction="none")
     else:
         good = right | F.one_hot(target, chosen.shape[1]).bool()
-        each = chosen.logsumexp(dim=1) - chosen.masked_fill(~good, -torch.inf).logsumexp(dim=1)
+        each = every.logsumexp(dim=1) - chosen.masked_fill(~good, -torch.inf).logsumexp(dim=1)
     return (weights[rows] * each).sum() / len(scores)
 
 

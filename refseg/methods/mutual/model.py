@@ -9,6 +9,7 @@ Paper map:
   Eq. 2 L_gen, L_sel, L (section joint)  -> loss.py
   Eq. 4 L_R, reward                      -> policy.py, disambiguation.py
   M_k, k = argmax S                      -> decode.py
+  (ours) nothing of that kind is there   -> absent.py
 
 We differ: proposals may be fewer in one image than in another (annotated objects), so both heads
 take a mask of those that are there. The paper's silences are decided in config.py, field by field.
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from refseg.errors import ConfigError
 from refseg.method import ParameterGroup, check_groups, split_decay
+from refseg.methods.mutual.absent import absent_loss, elsewhere
 from refseg.methods.mutual.annotated import AnnotatedObjects
 from refseg.methods.mutual.appearance import Appearance
 from refseg.methods.mutual.coco import COCO_CLASSES
@@ -77,13 +79,16 @@ class Mutual(nn.Module):
         if config.select:
             self.text = BertWords(config.text)
             self.selection = ProposalSelection(config.selection, channels, config.text.width)
+        # s0, the score of nothing; see absent.py.
+        self.nothing = nn.Parameter(torch.zeros(1)) if config.absent else None
         if config.generate:
             self.generator = Generator(config.generator, channels)
 
     @property
     def needs(self) -> Labels:
         """What the losses read."""
-        return self.extractor.needs
+        own = {"category"} if self.config.absent else set()
+        return Labels(self.extractor.needs.granted | own)
 
     @property
     def reads_pixels(self) -> bool:
@@ -168,8 +173,10 @@ class Mutual(nn.Module):
                 assert batch.targets is not None
                 same = self.extractor.doubles(proposals, objects)
                 right = same[batch.image_of[rows], batch.targets[rows]]
-            loss = selection_loss(outputs.scores, rows, target, batch.weights, right)
+            loss = selection_loss(outputs.scores, rows, target, batch.weights, right, self.nothing)
             terms["selection"] = config.selection_weight * loss
+            if self.nothing is not None:
+                terms["absent"] = config.selection_weight * self._absent(proposals, batch)
         if config.generate:
             terms["generation"] = config.generation_weight * self._generation(
                 proposals, rows, target, batch
@@ -186,7 +193,7 @@ class Mutual(nn.Module):
         """
         if outputs.scores is None:
             raise only_writes()
-        return decode(outputs.proposals, outputs.scores, batch)
+        return decode(outputs.proposals, outputs.scores, batch, self.nothing)
 
     def loss_weight(self, batch: Batch) -> float:
         """Rows of a slice among the global batch's: L_sel is a mean over expressions. L_m2f, over
@@ -208,6 +215,8 @@ class Mutual(nn.Module):
         if self.config.generate:
             heads["generator"] = self.generator
         groups += split_decay("heads", heads)
+        if self.nothing is not None:
+            groups.append(ParameterGroup("nothing", (self.nothing,), 1.0, 0.0))
         check_groups(self, groups)
         return groups
 
@@ -297,6 +306,15 @@ class Mutual(nn.Module):
         """
         memory = self.remember(proposals, image_of, target)
         return self.generator.write(memory, beams=beams, keep=keep)
+
+    def _absent(self, proposals: Proposals, batch: Batch) -> Tensor:
+        """L_abs of expressions of the batch that are asked of images which show no such thing."""
+        assert self.nothing is not None
+        rows, images = elsewhere(batch, self.config.absent)
+        if len(rows) == 0:
+            return 0.0 * self.nothing.sum()
+        scores = self.score(proposals, images, batch.words[rows], batch.word_mask[rows])
+        return absent_loss(scores, self.nothing, batch.weights[rows], len(batch))
 
     def _generation(
         self, proposals: Proposals, rows: Tensor, target: Tensor, batch: Batch
