@@ -96,6 +96,24 @@ def numbered(image: Pixels, masks: Iterable[NDArray[np.bool_]], numbers: Sequenc
     return _write_at(big, places)
 
 
+def answers(image: Pixels, masks: Masks, texts: Sequence[str]) -> Pixels:
+    """`numbered` from 1 on, with what is to be told of each in a strip below, likeliest first."""
+    numbers = range(1, len(masks) + 1)
+    big = numbered(image, masks[::-1], numbers[::-1])  # the likeliest lie on top
+    lines = [f"{number}  {text}" for number, text in zip(numbers, texts, strict=True)]
+    return np.concatenate([big, _captions(lines or ["nothing is found"], big.shape[1], first=1)])
+
+
+def heats(image: Pixels, maps: Mapping[str, NDArray[np.float32]]) -> Pixels:
+    """The image under each map [H, W] in 0..1 in turn, one below the other, its name in a strip."""
+    factor = _factor(image.shape[:2])
+    big = _enlarge(image, factor)
+    parts = []
+    for name, response in maps.items():
+        parts += [heat(big, _enlarge(response, factor)), _captions([name], big.shape[1])]
+    return np.concatenate(parts)
+
+
 def tint(
     image: Pixels,
     mask: NDArray[np.bool_],
@@ -212,8 +230,13 @@ def _write_at(
     return np.asarray(picture, np.uint8)
 
 
-def _captions(texts: Sequence[str], width: int, *, one_colour: bool = False) -> Pixels:
-    """The strip below a picture: a colour swatch and the words of each expression."""
+def _captions(
+    texts: Sequence[str], width: int, *, one_colour: bool = False, first: int = 0
+) -> Pixels:
+    """The strip below a picture: a colour swatch and the words of each expression.
+
+    first: number of the first one's colour.
+    """
     from PIL import Image, ImageDraw
 
     font = _font()
@@ -225,7 +248,9 @@ def _captions(texts: Sequence[str], width: int, *, one_colour: bool = False) -> 
     for index, lines in enumerate(wrapped):
         corner = (MARGIN, top + 2)
         far = (MARGIN + FONT_SIZE, top + 2 + FONT_SIZE)
-        pen.rectangle((corner, far), fill=colour_of(0 if one_colour else index), outline=INK)
+        pen.rectangle(
+            (corner, far), fill=colour_of(0 if one_colour else first + index), outline=INK
+        )
         for line in lines:
             pen.text((2 * MARGIN + FONT_SIZE, top), line, fill=INK, font=font)
             top += LINE_HEIGHT

@@ -42,7 +42,7 @@ PHOTOS = "photos"  # what is pulled for models that see photographs
 
 
 class ModelFile(BaseModel):
-    """The content of `config.json`."""
+    """The content of `config.json`. min_score: see `Model`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,12 +51,16 @@ class ModelFile(BaseModel):
     method_config: dict[str, Any]
     preprocess: PreprocessConfig
     max_words: int = Field(ge=2)
+    min_score: float = Field(default=0.0, ge=0, lt=1)
     card: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass
 class Model:
-    """A method with everything it needs to answer. card: what it is and what it learned from."""
+    """A method with everything it needs to answer. card: what it is and what it learned from.
+
+    min_score: below it an answer to a person is "nothing there", as measured; 0: always something.
+    """
 
     name: str
     method_name: str
@@ -64,6 +68,7 @@ class Model:
     tokenizer: WordTokenizer
     preprocess: PreprocessConfig
     card: dict[str, Any] = field(default_factory=dict)
+    min_score: float = 0.0
 
     @property
     def device(self) -> torch.device:
@@ -245,7 +250,13 @@ def load(name: str | Path, device: str = "cpu", *, eyes: bool = True) -> Model:
             cache(lambda: Eyes.load(pulled_folder(PHOTOS), next(method.parameters()).device))
         )
     return Model(
-        folder.name, described.method, method, tokenizer, described.preprocess, described.card
+        folder.name,
+        described.method,
+        method,
+        tokenizer,
+        described.preprocess,
+        described.card,
+        described.min_score,
     )
 
 
@@ -294,6 +305,7 @@ def save(folder: Path, model: Model, *, half: bool = False) -> None:
         method_config=model.method.config.model_dump(mode="json"),
         preprocess=model.preprocess,
         max_words=model.tokenizer.max_words,
+        min_score=model.min_score,
         card=model.card,
     )
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

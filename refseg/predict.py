@@ -3,6 +3,7 @@
 predictor = Predictor(load("mutual-scenes"))
 predictor.set_image("photo.jpg")          # the part no expression changes runs once
 first = predictor.segment("left cup")     # a Prediction; a list of texts gives a list
+several = predictor.rank("left cup")      # what else it may mean, by models that propose
 words = predictor.describe(first.mask)    # Expressions for a region, by models that write
 found = predictor.propose()               # Proposals, by models that choose among them
 """
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, overload
 
+import numpy as np
 import torch
 
 from refseg import models
@@ -23,6 +25,7 @@ from refseg.errors import ConfigError, DataError, ImageError, NoProposal
 from refseg.models import Model
 from refseg.ops.images import Source, load_image
 from refseg.propose import Proposal, check_proposes, list_proposals
+from refseg.rank import KEEP, Ranked, check_ranks, ranked
 from refseg.region import Region, RegionLike, read_region
 from refseg.types import Batch, Expression, Prediction, Sample
 
@@ -42,11 +45,17 @@ class Segmenter(Model):
     def segment(self, image: Source, text: str | list[str]) -> Prediction | list[Prediction]:
         """The mask of what `text` means in `image`; several texts give a list, in order.
 
-        image: a path, a PIL image, or uint8 [H, W] or [H, W, 3] RGB.
+        image: a path, a PIL image, or uint8 [H, W] or [H, W, 3] RGB. Where the score is below
+        the model's own `min_score` (0 for most), the mask is empty and so is the answer: `empty`.
         Raises ImageError (no image, out of bounds), ExpressionError (empty, over 1,000
         characters).
         """
         return Predictor(self).set_image(image).segment(text)
+
+    def rank(self, image: Source, text: str, *, keep: int = KEEP) -> tuple[Ranked, ...]:
+        """What `text` may mean in `image`, likeliest first; see `Predictor.rank`."""
+        check_ranks(self, keep)
+        return Predictor(self).set_image(image).rank(text, keep=keep)
 
     def describe(
         self,
@@ -99,6 +108,21 @@ class Predictor:
         texts = [clean(one) for one in text]
         starts = range(0, len(texts), AT_ONCE)
         return [p for start in starts for p in self._answer(texts[start : start + AT_ONCE])]
+
+    @torch.inference_mode()
+    def rank(self, text: str, *, keep: int = KEEP) -> tuple[Ranked, ...]:
+        """The at most `keep` proposals that `text` may mean, likeliest first.
+
+        Of near-duplicates the likeliest (`refseg.rank.ALIKE`); the first is what `segment` answers,
+        whatever the model's `min_score`. There is none in an image in which nothing is found.
+        Raises ConfigError for a model that does not choose among proposals, ExpressionError,
+        ImageError without an image.
+        """
+        check_ranks(self.model, keep)
+        self._need_image()
+        method, batch = self.model.method, self._batch([clean(text)])
+        chances = method.chances(method.answer(self._state, batch))[0].cpu().numpy()
+        return ranked(self.propose(), chances, keep)
 
     def describe(
         self, region: RegionLike, *, beams: int = 5, keep: int | None = None, verify: bool = False
@@ -189,6 +213,10 @@ class Predictor:
 
     @torch.inference_mode()
     def _answer(self, texts: list[str]) -> list[Prediction]:
+        least = self.model.min_score
+        return [refuse(one, least) for one in self._predicted(texts)]
+
+    def _predicted(self, texts: list[str]) -> list[Prediction]:
         if self._state is None:
             return self.model.predict(self._samples(texts))
         batch, method = self._batch(texts), self.model.method
@@ -215,6 +243,13 @@ def _expressions(described: Described, name: str) -> list[Expression]:
             stacklevel=3,
         )
     return list(described.expressions)
+
+
+def refuse(prediction: Prediction, least: float) -> Prediction:
+    """The same, or "nothing there" (`empty`, no pixel) where its score is below `least`."""
+    if prediction.score >= least:
+        return prediction
+    return replace(prediction, mask=np.zeros_like(prediction.mask), empty=True)
 
 
 def load(name: str | Path = DEFAULT_MODEL, device: str = "auto") -> Segmenter:

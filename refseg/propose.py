@@ -6,7 +6,7 @@ distinct(proposals, 0.8)                      # of near-duplicates the surest on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,12 +94,15 @@ def distinct(proposals: Iterable[Proposal], iou: float) -> list[Proposal]:
 
     iou: above 0, to 1. Masks are compared in px. Masks without a pixel are all alike.
     """
-    kept: list[Proposal] = []
+    return list(unlike(sorted(proposals, key=lambda p: -p.score), iou))
+
+
+def unlike(proposals: Iterable[Proposal], iou: float) -> Iterator[Proposal]:
+    """As `distinct`, in the order given; a mask is made when it is asked for."""
     codes: list[dict[str, Any]] = []
-    for one in sorted(proposals, key=lambda p: -p.score):
+    for one in proposals:
         code = rle_encode(one.mask)
         both, either = rle_counts([code] * len(codes), codes)
         if not (both >= iou * either).any():
-            kept.append(one)
             codes.append(code)
-    return kept
+            yield one

@@ -33,7 +33,8 @@ def test_json_is_one_list_and_nothing_else(run: Run, photo: Path, sandbox: Path)
     answers = json.loads(result.stdout)
     assert [answer["expression"] for answer in answers] == list(WORDS)
     for answer in answers:
-        assert set(answer) == {"expression", "mask", "box", "score", "ms"}
+        assert set(answer) == {"expression", "mask", "box", "score", "empty", "ms"}
+        assert answer["empty"] is False
         mask = rle_decode(answer["mask"])
         assert mask.shape == (48, 80)
         box = mask_to_box(mask)

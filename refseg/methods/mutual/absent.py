@@ -26,6 +26,15 @@ def with_nothing(scores: Tensor, nothing: Tensor) -> Tensor:
     return torch.cat([scores.float(), column], dim=1)
 
 
+def chances(scores: Tensor, nothing: Tensor | None) -> Tensor:
+    """S [B, N] -> p [B, N] float32, that each proposal is meant; s0 None: something always is.
+
+    0 where an image has no proposal at all.
+    """
+    told = scores.float() if nothing is None else with_nothing(scores, nothing)
+    return told.softmax(dim=1).nan_to_num(0.0)[:, : scores.shape[1]]
+
+
 def elsewhere(batch: Batch, share: float) -> tuple[Tensor, Tensor]:
     """(rows, images), both [E] int64: expressions, 0..B-1, and an image each that does not show it.
 

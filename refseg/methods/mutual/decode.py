@@ -6,7 +6,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from refseg.methods.mutual.absent import with_nothing
+from refseg.methods.mutual.absent import chances
 from refseg.methods.mutual.proposals import Proposals
 from refseg.ops.masks import box_mask, response_in_px
 from refseg.types import Batch, Prediction
@@ -22,10 +22,8 @@ def decode(
     image. With boxes as proposals the mask is the box, filled; an image without any gives
     an empty mask and the score 0.
     """
-    chance = scores.float() if nothing is None else with_nothing(scores, nothing)
-    chance = chance.softmax(dim=1).nan_to_num(0.0)
     best = scores.argmax(dim=1)
-    sure = chance.gather(1, best[:, None])[:, 0].tolist()
+    sure = chances(scores, nothing).gather(1, best[:, None])[:, 0].tolist()
     if proposals.masks is None:
         assert proposals.boxes is not None
         return _boxes(proposals.boxes[batch.image_of, best], sure, batch)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from refseg.errors import ConfigError
 from refseg.method import ParameterGroup, check_groups, split_decay
-from refseg.methods.mutual.absent import absent_loss, elsewhere
+from refseg.methods.mutual.absent import absent_loss, chances, elsewhere
 from refseg.methods.mutual.annotated import AnnotatedObjects
 from refseg.methods.mutual.appearance import Appearance
 from refseg.methods.mutual.coco import COCO_CLASSES
@@ -194,6 +194,16 @@ class Mutual(nn.Module):
         if outputs.scores is None:
             raise only_writes()
         return decode(outputs.proposals, outputs.scores, batch, self.nothing)
+
+    def chances(self, outputs: MutualOutputs) -> Tensor:
+        """[B, N] float32: the probability that an expression means each proposal, 0 on padding.
+
+        What is missing to 1 is that of nothing (`MutualConfig.absent`). Raises ConfigError if the
+        model only writes.
+        """
+        if outputs.scores is None:
+            raise only_writes()
+        return chances(outputs.scores, self.nothing)
 
     def loss_weight(self, batch: Batch) -> float:
         """Rows of a slice among the global batch's: L_sel is a mean over expressions. L_m2f, over

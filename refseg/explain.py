@@ -1,0 +1,46 @@
+"""A picture of why a model answered as it did.
+
+explanation(pixels, prediction, ranked)     # of a method that chooses: what it chose among
+explanation(pixels, prediction)             # of another: its response and its inner maps
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refseg import draw
+from refseg.ops.masks import response_in_px
+from refseg.rank import Ranked
+from refseg.types import Prediction
+
+
+def explanation(
+    image: draw.Pixels, prediction: Prediction, ranked: Sequence[Ranked] | None = None
+) -> draw.Pixels | None:
+    """[H', W', 3] uint8 RGB, captions below; None where the method tells nothing.
+
+    image: [H, W, 3] px. ranked: likeliest first, for methods that choose among proposals: their
+    outlines, what each is taken for (its probability in brackets), and how likely it is meant.
+    Else the response and the inner maps, each over the image; maps are stretched to 0..1.
+    """
+    if ranked is not None:
+        lines = [
+            f"{one.proposal.category} ({one.proposal.category_score:.2f}), meant: {one.score:.2f}"
+            for one in ranked
+        ]
+        return draw.answers(image, [one.mask for one in ranked], lines)
+    maps = {} if prediction.response is None else {"response": prediction.response}
+    maps |= {name.replace("_", " "): _stretched(one) for name, one in prediction.maps.items()}
+    if not maps:
+        return None
+    in_px = {name: response_in_px(one, prediction.geometry) for name, one in maps.items()}
+    return draw.heats(image, in_px)
+
+
+def _stretched(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """To 0..1; a flat map becomes zeros."""
+    low, high = float(values.min()), float(values.max())
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
