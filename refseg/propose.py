@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from refseg.errors import ConfigError
 from refseg.models import Model
-from refseg.ops.masks import response_in_px
+from refseg.ops.masks import response_to_mask
 from refseg.ops.rle import rle_counts, rle_encode
 from refseg.types import Geometry
 
@@ -48,8 +48,7 @@ class Proposal:
         # As `decode` does it, so that an answer's mask is the mask of its proposal to the pixel.
         logits = torch.from_numpy(self.logits)[None, None]
         full = F.interpolate(logits, self.geometry.net_hw, mode="bilinear", align_corners=False)
-        inside: NDArray[np.bool_] = response_in_px(full[0, 0].numpy(), self.geometry) > 0
-        return inside
+        return response_to_mask(full[0, 0].numpy(), self.geometry, threshold=0.0)
 
 
 def check_proposes(model: Model) -> None:

@@ -7,7 +7,7 @@ i .. i+1), so a mask and a box resized together stay together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import cv2
@@ -29,6 +29,8 @@ MaskRule = Literal["union", "lavt_compat"]
 
 # Far beyond any accepted image, and small enough for the rasterisers' 32-bit arithmetic.
 _FARTHEST = 100_000.0
+# Pixels from which a response is stretched and cut some rows at a time.
+_LARGE = 1 << 24
 
 
 def mask_to_box(mask: Mask) -> NDArray[np.float32] | None:
@@ -220,10 +222,15 @@ def response_at(
     Without padding the map is resized once. With padding it is first brought to net size,
     since only there the image has whole-pixel borders.
     """
+    return resize_response(_content(response, geometry, resample), hw, resample)
+
+
+def _content(response: Response, geometry: Geometry, resample: Resample) -> Response:
+    """The part of a response that shows the image."""
     x0, y0, x1, y1 = content_rectangle(geometry)
-    if (x0, y0, x1, y1) != (0, 0, geometry.net_hw[1], geometry.net_hw[0]):
-        response = resize_response(response, geometry.net_hw, resample)[y0:y1, x0:x1]
-    return resize_response(response, hw, resample)
+    if (x0, y0, x1, y1) == (0, 0, geometry.net_hw[1], geometry.net_hw[0]):
+        return response
+    return resize_response(response, geometry.net_hw, resample)[y0:y1, x0:x1]
 
 
 def response_in_px(
@@ -242,5 +249,32 @@ def response_to_mask(
     strict_greater: bool = True,
 ) -> Mask:
     """Mask [H, W] px of a response: resized first, then `> threshold` (or `>=`)."""
-    values = response_in_px(response, geometry, resample)
-    return np.asarray(values > threshold if strict_greater else values >= threshold, bool)
+    height, width = geometry.original_hw
+    strips: Iterable[tuple[int, Response]]
+    if resample == "bilinear" and height * width > _LARGE:
+        strips = _strips(_content(response, geometry, resample), (height, width))
+    else:
+        strips = [(0, response_in_px(response, geometry, resample))]
+    mask = np.empty((height, width), bool)
+    for top, values in strips:
+        mask[top : top + len(values)] = (
+            values > threshold if strict_greater else values >= threshold
+        )
+    return mask
+
+
+def _strips(values: Response, hw: tuple[int, int]) -> Iterator[tuple[int, Response]]:
+    """`resize_response(values, hw, "bilinear")`, some rows at a time: (first row, [k, W]).
+
+    Of 100 million pixels the whole would be 400 MB. Columns first, as OpenCV does it.
+    """
+    height, width = hw
+    wide = resize_response(values, (len(values), width), "bilinear")
+    step = max(_LARGE // (8 * width), 1)
+    for top in range(0, height, step):
+        rows = np.arange(top, min(top + step, height))
+        at = np.clip((rows + 0.5) * (len(values) / height) - 0.5, 0, len(values) - 1)
+        above = at.astype(np.int64)
+        below = np.minimum(above + 1, len(values) - 1)
+        share = (at - above).astype(np.float32)[:, None]
+        yield top, wide[above] * (1 - share) + wide[below] * share

@@ -11,6 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from refseg.errors import DataError
+from refseg.ops import masks as masks_module
 from refseg.ops.images import letterbox, resize_square
 from refseg.ops.masks import (
     decode_segmentation,
@@ -331,3 +332,43 @@ def test_real_polygons_equal_pycocotools(shared_data: Path):
         merged = coco.decode(coco.merge(coco.frPyObjects(polygons, *hw)))
         assert parts == len(polygons)
         assert np.array_equal(mask, merged.astype(bool))
+
+
+@given(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+@settings(deadline=None)
+def test_a_large_mask_is_cut_in_strips_and_is_the_same(small, hw, padded, seed):
+    """Against the whole map at once, but where it touches the threshold."""
+    response = np.random.default_rng(seed).random(small, np.float32)
+    make = letterbox if padded else resize_square
+    _, geometry = make(np.zeros((*hw, 3), np.uint8), (32, 32))
+    whole = response_in_px(response, geometry)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks_module, "_LARGE", 0)
+        inside = response_to_mask(response, geometry, threshold=0.4)
+        open_end = response_to_mask(response, geometry, threshold=0.4, strict_greater=False)
+    sure = abs(whole - 0.4) > 1e-5
+    assert inside.shape == hw
+    np.testing.assert_array_equal(inside[sure], (whole > 0.4)[sure])
+    np.testing.assert_array_equal(open_end[sure], (whole > 0.4)[sure])
+
+
+def test_a_hundred_million_pixels_need_no_map_of_their_size(monkeypatch):
+    made = []
+    strips = masks_module._strips
+    monkeypatch.setattr(
+        masks_module,
+        "_strips",
+        lambda *given: (made.append(s[1].nbytes) or s for s in strips(*given)),
+    )
+    geometry = Geometry((9000, 12000), (64, 64), (64 / 12000, 64 / 9000))
+    response = np.zeros((64, 64), np.float32)
+    response[:32] = 1
+    mask = response_to_mask(response, geometry)
+    assert mask[:4500].all()
+    assert not mask[4500:].any()
+    assert max(made) < 10e6

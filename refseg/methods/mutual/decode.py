@@ -8,7 +8,7 @@ from torch import Tensor
 
 from refseg.methods.mutual.absent import chances
 from refseg.methods.mutual.proposals import Proposals
-from refseg.ops.masks import box_mask, response_in_px
+from refseg.ops.masks import box_mask, response_to_mask
 from refseg.types import Batch, Prediction
 
 
@@ -33,7 +33,7 @@ def decode(
     in_net = full[:, 0].cpu()
     return [
         Prediction(
-            response_in_px(in_net[row].numpy(), geometry) > 0,
+            response_to_mask(in_net[row].numpy(), geometry, threshold=0.0),
             sure[row],
             geometry,
             in_net[row].sigmoid().numpy(),
