@@ -20,7 +20,7 @@ Studied = tuple[str | None, Outcome | None]
 # They say where things lie and how far to go, not what was measured.
 PLACES = ("out", "figures", "runs", "data", "folder", "only", "records")
 #: Of these only the last part of a path is told.
-NAMED = ("model", "real", "judge", "run", "never")
+NAMED = ("model", "real", "photos", "judge", "run", "never")
 
 
 def carry_out(study: Callable[[], Studied], name: str, command: str, out: Path) -> int:

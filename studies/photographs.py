@@ -13,7 +13,7 @@ from pathlib import Path
 
 from refseg.methods.mutual.config import RECORDS
 from refseg.models import PHOTOS
-from studies import detector, photographs_chain, photographs_choice
+from studies import detector, photographs_chain, photographs_choice, photographs_nothing
 from studies.base import RESULTS
 from studies.command import Studied, carry_out, positive, told
 from studies.mutual_boxes import NEVER, never_trained
@@ -21,6 +21,7 @@ from studies.mutual_boxes import NEVER, never_trained
 ABOUT = {
     "detections": "what the detector tells of annotated objects; writes what training draws from",
     "choice": "which object is meant: RefCOCO and RefCOCO+ by boxes, and by simulated detections",
+    "nothing": "whether a score tells that nothing is there, and the threshold below which it does",
     "chain": "photographs with RefCOCO's and RefCOCO+'s expressions, and what limits the masks",
 }
 
@@ -34,7 +35,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def command(parsed: argparse.Namespace) -> str:
     """What makes this study's result again, without anything that names a machine."""
-    own = _parser().parse_args([parsed.study, "--real", "."])
+    needed = ["--photos", "."] if parsed.study == "nothing" else []
+    own = _parser().parse_args([parsed.study, "--real", ".", *needed])
     return told("studies.photographs", own, parsed, parsed.study)
 
 
@@ -49,13 +51,21 @@ def _choice(parsed: argparse.Namespace) -> Studied:
     return parsed.model, photographs_choice.run(asked)
 
 
+def _nothing(parsed: argparse.Namespace) -> Studied:
+    never = never_trained(parsed.real, parsed.never)
+    asked = photographs_nothing.Nothing(
+        parsed.real, parsed.photos, parsed.model, never, parsed.limit
+    )
+    return parsed.model, photographs_nothing.run(asked)
+
+
 def _chain(parsed: argparse.Namespace) -> Studied:
     never = never_trained(parsed.real, parsed.never)
     asked = photographs_chain.Chain(parsed.real, parsed.model, never, parsed.limit)
     return parsed.model, photographs_chain.run(asked)
 
 
-STUDIES = {"detections": _detections, "choice": _choice, "chain": _chain}
+STUDIES = {"detections": _detections, "choice": _choice, "nothing": _nothing, "chain": _chain}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     never = f"file of image ids that no training sees [{NEVER} beside --real]"
     for study in one.values():
         study.add_argument("--never", type=Path, help=never)
+    photos = "holds refcoco/ and refcoco+/ with their photographs"
+    one["nothing"].add_argument("--photos", type=Path, required=True, help=photos)
     one["detections"].add_argument("--records", type=Path, default=RECORDS, help="file to write")
     return parser
 

@@ -52,6 +52,31 @@ def choice(numbers: Numbers) -> Values:
     return {"table": table(head, rows), "never": f"{numbers['never']:,}"}
 
 
+def nothing(numbers: Numbers) -> Values:
+    """Of `studies/text/photographs_nothing.md`."""
+    head = (
+        "data", "own", "refused", "foreign", "refused", "area under the curve",
+        "without that answer",
+    )  # fmt: skip
+    rows = [
+        (
+            row["data"],
+            f"{row['n']:,}",
+            percent(row["own refused"]),
+            f"{row['foreign']:,}",
+            f"**{percent(row['foreign refused'])}**",
+            percent(row["AUC"]),
+            percent(row["AUC without"]),
+        )
+        for row in numbers["rows"]
+    ]
+    return {
+        "table": table(head, rows),
+        "least": f"{numbers['least']:.2f}",
+        "spared": f"{100 * numbers['spared']:.0f} %",
+    }
+
+
 def chain(numbers: Numbers) -> Values:
     """Of `studies/text/photographs_chain.md`."""
     head = (

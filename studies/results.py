@@ -225,6 +225,7 @@ SECTIONS: Mapping[str, Callable[[Record], Values]] = {
     "mutual_ablation-written": mutual_page.ablation,
     "photographs_detections": photographs_page.detections,
     "photographs_choice": photographs_page.choice,
+    "photographs_nothing": photographs_page.nothing,
     "photographs_chain": photographs_page.chain,
 }
 COMMANDS = {
@@ -240,6 +241,9 @@ COMMANDS = {
     "mutual_ablation-written": "python -m studies.mutual ablation --table written --seeds 0 1 2",
     "photographs_detections": "python -m studies.photographs detections --real DIR",
     "photographs_choice": "python -m studies.photographs choice --real DIR --model RUN/model",
+    "photographs_nothing": (
+        "python -m studies.photographs nothing --real DIR --photos DIR --model RUN/model"
+    ),
     "photographs_chain": "python -m studies.photographs chain --real DIR --model RUN/model",
 }
 

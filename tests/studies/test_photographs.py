@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from refseg.data.catalog import open_data
 from refseg.errors import DataError
 from refseg.evaluate_objects import evaluate_objects
+from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.methods.mutual.simulated import Simulation
 from refseg.methods.mutual.things import LOOKS
@@ -34,6 +35,8 @@ from studies.detections import (
 )
 from studies.photographs_choice import AmongDetections, check_left_out
 from studies.photographs_eyes import Colourless, KnowsClasses, Remembering, identity
+from studies.photographs_nothing import measured as measured_scores
+from studies.photographs_nothing import questions, scored, threshold
 from tests.data.refer_trees import make_refer
 from tests.methods.mutual.test_photographs import ToldEyes, batch_of, image, model
 
@@ -170,6 +173,68 @@ def test_a_choice_among_detections_is_of_the_object_it_overlaps(tmp_path: Path) 
 def _in_image(boxes: NDArray[np.float32] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
     assert boxes is not None
     return boxes / np.array([shape[1], shape[0]] * 2, np.float32)
+
+
+def with_a_dog(instances: Any, refs: Any) -> None:
+    """Image 2 shows no cup."""
+    instances["categories"].append({"id": 2, "name": "dog"})
+    for one in instances["annotations"]:
+        if one["image_id"] == 2:
+            one["category_id"] = 2
+    for one in refs:
+        if one["image_id"] == 2:
+            one["category_id"] = 2
+
+
+def test_foreign_expressions_are_of_what_nobody_annotated(tmp_path: Path) -> None:
+    folder = make_refer(tmp_path, change=with_a_dog)
+    dataset = open_data(
+        folder, "train", Labels.parse("text+box+category"), objects=True, pixels=False
+    )
+    asked = {samples[0].image_id: (samples, own) for samples, own in questions(dataset)}
+    texts = {
+        image_id: [s.text for s in samples[:own]] for image_id, (samples, own) in asked.items()
+    }
+    assert set(texts) == {1, 2}
+    for image_id, (samples, own) in asked.items():
+        foreign = [sample.text for sample in samples[own:]]
+        other = texts[3 - image_id]
+        assert len(foreign) == min(own, len(other)) > 0
+        assert set(foreign) <= set(other)
+        assert len(set(foreign)) == len(foreign)
+        assert {sample.image_id for sample in samples} == {image_id}
+    assert len(list(questions(dataset, limit=1))) == 1
+    again = [s.text for samples, _ in questions(dataset) for s in samples]
+    assert again == [s.text for samples, _ in questions(dataset) for s in samples]
+    made = model()
+    made.method = Mutual(made.method.config.model_copy(update={"absent": 0.5})).eval()
+    told = scored(made, dataset, None)
+    with torch.no_grad():
+        first = made.method(made.batch(asked[1][0], share_images=True))
+        exps = torch.cat([first.scores, made.method.nothing.expand(len(first.scores), 1)], 1).exp()
+    by_hand = (exps[:, :-1] / exps.sum(dim=1, keepdim=True)).amax(dim=1)
+    own = asked[1][1]
+    np.testing.assert_allclose(told["own, with nothing"][:own], by_hand[:own], rtol=1e-4)
+    assert (told["own, without"] > told["own, with nothing"]).all()
+
+
+def test_a_threshold_spares_nearly_all() -> None:
+    own = np.arange(100) / 100
+    least = threshold(own)
+    assert (own < least).mean() == pytest.approx(0.05)
+    foreign = np.array([0.01, 0.02, 0.5, 0.03])
+    scores = {f"{whose}, {way}": values for whose, values in (("own", own), ("foreign", foreign))
+              for way in ("with nothing", "without")}  # fmt: skip
+    told = measured_scores(scores, least)
+    assert told["own refused"] == pytest.approx(0.05)
+    assert told["foreign refused"] == 0.75
+    wins = sum((own > one).sum() + 0.5 * (own == one).sum() for one in foreign)
+    assert told["AUC"] == told["AUC without"] == pytest.approx(wins / 400)
+    page = photographs_page.nothing(
+        {"rows": [{"data": "refcoco val, photographs", **told}], "least": least, "spared": 0.05}
+    )
+    assert "| refcoco val, photographs | 100 | 5.0 | 4 | **75.0** | 87.8 | 87.8 |" in page["table"]
+    assert (page["least"], page["spared"]) == ("0.05", "5 %")
 
 
 def test_tables() -> None:
