@@ -71,8 +71,9 @@ class SwinPyramid(nn.Module):
         )
         if config.absolute_positions:
             side = config.image_size // config.patch
-            table = sine_positions(side, config.width)
-            self.swin.embeddings.position_embeddings.data.copy_(table[None])
+            # Made anew: transformers 4 has one row more, for a class token that Swin has not.
+            table = nn.Parameter(sine_positions(side, config.width)[None])
+            self.swin.embeddings.position_embeddings = table
         # The final norm belongs to classification; no pyramid level uses it.
         self.swin.layernorm = nn.Identity()
         self._plan_windows()

@@ -60,6 +60,7 @@ HEADS: dict[str, Any] = {
     "selection.dropout": 0.3,
     "selection.score_width": 16,
     "select": False,
+    "absent": 0.5,
     "generate": False,
     "end_to_end": False,
     "selection_weight": 2.0,
