@@ -6,7 +6,8 @@
 
 A region is an annotated object of a `Picture`; a person's mask or box becomes a picture with one
 object. With a method that finds its own proposals, the region is matched to one of them, and how
-well it fits is told: on the grid of the proposals' masks, which is coarser than the picture.
+well it fits is told: on the grid of the proposals' masks, which is coarser than the picture. A box
+that somebody drew is compared with boxes (by_box), anything else as the method was taught.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ class Described:
     """expressions: best first, distinct texts; fewer than asked for if no more were found.
 
     iou: of the region and the proposal that stands for it, in cells of the grid on which the
-    method draws its masks (`Predictor.describe_region` tells it in px); None when proposals are
-    the annotated objects. proposal: its number. Where none stands for the region: no expressions,
-    0 or None, -1.
+    method draws its masks (`Predictor.describe_region` tells it in px), by_box that of their
+    boxes; None when proposals are the annotated objects. proposal: its number. Where none stands
+    for the region: no expressions, 0 or None, -1.
     """
 
     expressions: tuple[Expression, ...]
@@ -70,6 +71,7 @@ def describe(
     keep: int | None = 1,
     verify: bool = False,
     proposals: Any = None,
+    by_box: bool = False,
     strict: bool = True,
 ) -> list[Described]:
     """Expressions for regions.
@@ -79,8 +81,10 @@ def describe(
     expressions of each region, and no more than beams (greedy, there is one); None: `KEEP`, or
     beams. verify: let the model's own selection head say whether each refers back. proposals: of
     the pictures, where they are known already (`method.propose`); then no pixels are looked at, and
-    pictures [H, W, 0] will do. strict: False lets regions that no proposal stands for go without,
-    as if only the others had been asked for.
+    pictures [H, W, 0] will do. by_box: the regions are boxes that people drew; for each stands the
+    proposal whose own box comes nearest, however far that is (`Mutual.nearest`), and masks are not
+    looked at. strict: False lets regions that no proposal stands for go without, as if only the
+    others had been asked for.
     Returns one `Described` for each of `asked`, in order.
     Raises ConfigError for a model that does not write (or, to verify, read) and for numbers out
     of range (`check_search`), DataError for pictures without objects or without the pixels that are
@@ -91,7 +95,7 @@ def describe(
     keep = min(KEEP, beams) if keep is None else keep
     if not asked:
         return []
-    seen = _look(model, pictures, asked, proposals, strict)
+    seen = _look(model, pictures, asked, proposals, strict, by_box)
     told = _written(model, seen, beams, keep)
     if verify:
         told = _verified(model, seen, told)
@@ -215,14 +219,22 @@ class _Seen:
 
 
 def _look(
-    model: Model, pictures: Sequence[Picture], asked: Asked, proposals: Any, strict: bool
+    model: Model,
+    pictures: Sequence[Picture],
+    asked: Asked,
+    proposals: Any,
+    strict: bool,
+    by_box: bool = False,
 ) -> _Seen:
     model.method.eval()
     batch: Batch = collate_pictures(pictures, model.preprocess).to(model.device)
     if proposals is None:
         proposals = model.method.propose(batch)
-    # A region has no category here: a person's has none, and a model may not know the data's.
-    matching = model.method.match(proposals, batch, by_class=False)
+    if by_box:
+        matching = model.method.nearest(proposals, batch)
+    else:
+        # A region has no category here: a person's has none, and a model may not know the data's.
+        matching = model.method.match(proposals, batch, by_class=False)
     images, rows = torch.tensor(asked, device=model.device).view(-1, 2).unbind(dim=1)
     there = matching.proposal[images, rows] >= 0
     matched = there.tolist()

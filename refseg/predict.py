@@ -23,6 +23,7 @@ from refseg.data.tokens import clean
 from refseg.describe import MATCHED, Described, check_writes, describe
 from refseg.errors import ConfigError, DataError, ImageError, NoProposal
 from refseg.models import Model
+from refseg.ops.boxes import box_iou
 from refseg.ops.images import Source, load_image
 from refseg.propose import Proposal, check_proposes, list_proposals
 from refseg.rank import KEEP, Ranked, check_ranks, ranked
@@ -129,15 +130,16 @@ class Predictor:
     ) -> list[Expression]:
         """Expressions for a region of the image that was set, best first, each text once.
 
-        region: bool [H, W], or a box x0, y0, x1, y1 px. A model taught on masks takes a box as
-        filled, one taught on boxes takes a mask as its tight box. beams: sentences searched for
-        at a time, 1 is greedy. keep: at most so many are given back, no more than `beams`; None:
-        three, or `beams`. verify: let the model read each again, and say whether it means the same
-        object (`refers_back`).
+        region: bool [H, W], or a box x0, y0, x1, y1 px. Masks are compared with masks and a box
+        with boxes; a model taught on boxes takes a mask as its tight box. beams: sentences searched
+        for at a time, 1 is greedy. keep: at most so many are given back, no more than `beams`;
+        None: three, or `beams`. verify: let the model read each again, and say whether it means the
+        same object (`refers_back`).
         Warns when the model has no proposal that fits the region (an IoU of
         `refseg.describe.MATCHED` in px); `describe_region` says so in a value.
         Raises ConfigError for a model that writes none and numbers out of range, DataError for a
-        region that is none or too small for the model, ImageError without an image.
+        region that is none, a mask too small for the model and an image in which it finds nothing,
+        ImageError without an image.
         """
         described = self.describe_region(region, beams=beams, keep=keep, verify=verify)
         return _expressions(described, self.model.name)
@@ -148,9 +150,10 @@ class Predictor:
     ) -> Described:
         """As `describe`, with the proposal that stood for the region and how well it fits.
 
-        iou: of the two in px (`refseg.describe.describe`, which data sets are asked with, tells
-        it on the coarser grid of the proposals' masks); below `refseg.describe.MATCHED` the
-        expressions may mean something else. Errors: as for `describe`.
+        iou: of the two in px, of boxes if the region is one (`refseg.describe.describe`, which data
+        sets are asked with, tells it on the coarser grid of the proposals' masks); below
+        `refseg.describe.MATCHED` the expressions may mean something else. Errors: as for
+        `describe`.
         """
         check_writes(self.model, verify=verify)
         self._need_image()
@@ -164,6 +167,7 @@ class Predictor:
                 keep=keep,
                 verify=verify,
                 proposals=self._state,
+                by_box=self._by_box(asked),
             )
         except NoProposal:
             raise self._no_proposal(asked) from None
@@ -195,11 +199,23 @@ class Predictor:
         geometry = self.model.preprocess.geometry(self._image.shape[:2])
         return list_proposals(self.model, self._state, geometry)
 
+    @property
+    def _taught_on_boxes(self) -> bool:
+        """Whether the masks of the model's proposals are filled boxes, or meant to be."""
+        return getattr(self.model.method.config.extractor, "region", "mask") == "box"
+
+    def _by_box(self, region: Region) -> bool:
+        """Whether the region is compared by its box alone."""
+        return region.is_box and not self._taught_on_boxes
+
     def _fit(self, region: Region, number: int) -> float:
-        """IoU in px of the region, as the model was taught, and a proposal."""
-        boxes = getattr(self.model.method.config.extractor, "region", "mask") == "box"
-        ours = region.filled() if boxes else region.mask
-        theirs = next(one.mask for one in self.propose() if one.number == number)
+        """IoU in px of the region and a proposal: of boxes, or of masks as the model was taught."""
+        proposal = next(one for one in self.propose() if one.number == number)
+        if self._by_box(region):
+            box = proposal.box_xyxy
+            return 0.0 if box is None else float(box_iou(region.box_xyxy, box)[0, 0])
+        ours = region.filled() if self._taught_on_boxes else region.mask
+        theirs = proposal.mask
         return float((ours & theirs).sum() / (ours | theirs).sum())  # a region has pixels
 
     def _need_image(self) -> None:

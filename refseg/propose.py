@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from refseg.errors import ConfigError
 from refseg.models import Model
-from refseg.ops.masks import response_to_mask
+from refseg.ops.masks import mask_to_box, response_to_mask
 from refseg.ops.rle import rle_counts, rle_encode
 from refseg.types import Geometry
 
@@ -29,7 +29,8 @@ class Proposal:
     number: its row in the model, the same whatever else is asked. score: 1 - p(no object).
     category: the likeliest one that the model was taught, "object" where it was taught none;
     category_score: its probability, at most `score`. logits: [h, w] float32 of the mask, in the
-    net frame.
+    net frame. found_xyxy: [4] float32 px, the box in which a detector found it; None for what is a
+    mask and no more.
     """
 
     number: int
@@ -38,6 +39,14 @@ class Proposal:
     category_score: float
     logits: NDArray[np.float32]
     geometry: Geometry
+    found_xyxy: NDArray[np.float32] | None = None
+
+    @property
+    def box_xyxy(self) -> NDArray[np.float32] | None:
+        """[4] px: the box in which it was found, else the tight one of its mask, made anew each
+        time; None for a mask without a pixel.
+        """
+        return mask_to_box(self.mask) if self.found_xyxy is None else self.found_xyxy
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -73,6 +82,7 @@ def list_proposals(model: Model, proposals: Any, geometry: Geometry) -> list[Pro
     chance = level.classes[0].float().softmax(dim=-1).cpu()  # [N, Q + 1], the last: no object
     best, category = chance[:, :-1].max(dim=-1)
     scores = 1 - chance[:, -1]
+    boxes = proposals.boxes_px(0, geometry.original_hw)
     there = [True] * len(scores) if proposals.there is None else proposals.there[0].tolist()
     return [
         Proposal(
@@ -82,6 +92,7 @@ def list_proposals(model: Model, proposals: Any, geometry: Geometry) -> list[Pro
             float(best[number]),
             logits[number],
             geometry,
+            None if boxes is None else boxes[number],
         )
         for number in scores.argsort(descending=True, stable=True).tolist()
         if there[number]

@@ -32,18 +32,24 @@ SLACK = 1.0  # px that a box may reach beyond the image: detectors round outward
 
 @dataclass(frozen=True)
 class Region:
-    """mask: [H, W] bool with a pixel at least. box_xyxy: [4] float32 inside the image.
+    """mask: [H, W] bool with a pixel at least. box_xyxy: [4] float32 inside the image. is_box: it
+    was given as a box.
 
     Of a box the mask is the filled box, of a mask the box is the tight one.
     """
 
     mask: Mask
     box_xyxy: NDArray[np.float32]
+    is_box: bool = False
 
     def picture(self) -> Picture:
-        """A picture of its size, without pixels, whose one object it is."""
+        """A picture of its size, without pixels, whose one object it is.
+
+        The object has no mask if a box was given: what is meant is in it and seldom fills it.
+        """
         blind = np.empty((*self.mask.shape, 0), np.uint8)
-        own = Objects(np.zeros(1, np.int64), boxes_xyxy=self.box_xyxy[None], masks=(self.mask,))
+        masks = None if self.is_box else (self.mask,)
+        own = Objects(np.zeros(1, np.int64), boxes_xyxy=self.box_xyxy[None], masks=masks)
         return Picture(0, blind, own)
 
     def filled(self) -> Mask:
@@ -96,7 +102,7 @@ def _from_box(region: RegionLike, hw: tuple[int, int]) -> Region:
     mask = box_mask(inside, hw)
     if not mask.any():
         raise DataError(f"{told} holds no pixel's centre", remedy="give a larger box")
-    return Region(mask, inside)
+    return Region(mask, inside, is_box=True)
 
 
 def read_mask(path: Path, hw: tuple[int, int]) -> Mask:

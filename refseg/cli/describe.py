@@ -76,12 +76,13 @@ def describe(
     Prints a table, best first: the expression, its log-probability and, with --verify, whether it
     refers back to the region and by what margin (the probability of the region's proposal minus
     that of the runner-up, -1 to 1). The model describes one of its own proposals, the one that
-    comes nearest to the region; where that fits badly (IoU below 0.5), standard error says so.
+    comes nearest to the region, a box being compared with boxes; where that fits badly (IoU below
+    0.5), standard error says so.
 
     JSON: {"expressions": [{"text", "score", "refers_back", "margin"}], "region": {"mask" (COCO
     run-length code), "box" [x, y, w, h]}, "iou", "matched"}; refers_back and margin are null
-    without --verify, iou is that of the region and its proposal in pixels of IMAGE, matched is
-    false below 0.5.
+    without --verify, iou is that of the region and its proposal in pixels of IMAGE, of their
+    boxes for --box, whose mask is told filled; matched is false below 0.5.
     """
     with ui.results_only(json):
         picture = None if out is None else out / f"{image.stem}.described.png"
@@ -194,7 +195,7 @@ def _ask(
     loaded = load(model, device)
     check_writes(loaded, verify=verify)
     predictor = Predictor(loaded).set_image(pixels)
-    asked = region.box_xyxy if not isinstance(where, Path) else region.mask
+    asked = region.box_xyxy if region.is_box else region.mask
     described = predictor.describe_region(asked, beams=beams, keep=keep, verify=verify)
     proposal = next(one for one in predictor.propose() if one.number == described.proposal)
     return Answer(pixels, region, described, proposal)

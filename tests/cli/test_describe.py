@@ -13,12 +13,11 @@ import pytest
 from PIL import Image
 
 from refseg import models
-from refseg.cli.describe import parse_box
 from refseg.describe import Described, describe, writers
 from refseg.errors import ConfigError, DataError, ImageError
-from refseg.ops.masks import rle_decode
+from refseg.ops.boxes import box_iou
+from refseg.ops.masks import mask_to_box, rle_decode
 from refseg.predict import Predictor, Segmenter, load
-from refseg.region import read_mask, read_region
 from refseg.types import Expression, Objects, Picture
 from tests.cli.conftest import Run, files_below, noise, refused
 from tests.cli.mutual import BOXES, TAUGHT_ON_BOXES, toy_mutual
@@ -53,7 +52,9 @@ def boxed(box: tuple[int, int, int, int]) -> np.ndarray:
 
 
 def plainly(model: Segmenter, photo: Path, mask: np.ndarray, **options: Any) -> Described:
-    """The region as the one object of a picture with its pixels, encoded for it alone."""
+    """The region as the one object of a picture with its pixels, encoded for it alone; of a box
+    (by_box=True) the mask is not looked at.
+    """
     rows, columns = np.nonzero(mask)
     box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     own = Objects(np.array([7]), boxes_xyxy=np.array([box], np.float32), masks=(mask,))
@@ -83,7 +84,7 @@ def test_json_is_what_the_library_says(
     result = run("describe", photo, "--box", TOLD, "--model", folder, "--json", *options)
     told = json.loads(result.stdout)
     assert set(told) == {"expressions", "region", "iou", "matched"}
-    wanted = plainly(model, photo, boxed(BOX), beams=4, keep=2, verify=verify)
+    wanted = plainly(model, photo, boxed(BOX), beams=4, keep=2, verify=verify, by_box=True)
     for one in told["expressions"]:
         assert set(one) == {"text", "score", "refers_back", "margin"}
         assert (one["margin"] is None) == (one["refers_back"] is None) == (not verify)
@@ -95,9 +96,9 @@ def test_json_is_what_the_library_says(
     assert told["region"]["box"] == [5, 10, 30, 30]
     np.testing.assert_array_equal(rle_decode(told["region"]["mask"]), boxed(BOX))
     proposals = {one.number: one.mask for one in model.propose(photo)}
-    theirs = proposals[wanted.proposal]
-    iou = (theirs & boxed(BOX)).sum() / (theirs | boxed(BOX)).sum()
-    np.testing.assert_allclose(told["iou"], iou, atol=1e-5)
+    theirs = mask_to_box(proposals[wanted.proposal])
+    assert theirs is not None
+    np.testing.assert_allclose(told["iou"], box_iou(np.array(BOX), theirs)[0, 0], atol=1e-5)
     assert files_below(sandbox) == []
 
 
@@ -282,22 +283,25 @@ def test_a_region_is_placed_as_the_image_is(photo: Path, fit: str) -> None:
     model = replace(segmenter(), preprocess=preprocess(fit))
     for box in (BOX, (50, 2, 79, 20), (0, 40, 80, 48)):
         ours = Predictor(model).set_image(photo).describe_region(box, verify=True)
-        theirs = plainly(model, photo, boxed(box), beams=5, keep=3, verify=True)
+        theirs = plainly(model, photo, boxed(box), beams=5, keep=3, verify=True, by_box=True)
         assert ours.proposal == theirs.proposal
         assert_alike(ours.expressions, theirs.expressions)
 
 
-def test_a_box_is_a_filled_mask_to_a_model_taught_on_masks(model: Segmenter, photo: Path) -> None:
+def test_boxes_may_be_tuples_lists_and_arrays(model: Segmenter, photo: Path) -> None:
     predictor = Predictor(model).set_image(photo)
-    assert predictor.describe_region(BOX) == predictor.describe_region(boxed(BOX))
-    assert predictor.describe_region(list(BOX)) == predictor.describe_region(np.array(BOX))
+    told = predictor.describe_region(BOX)
+    assert predictor.describe_region(list(BOX)) == predictor.describe_region(np.array(BOX)) == told
 
 
 def test_a_mask_is_its_tight_box_to_a_model_taught_on_boxes(photo: Path) -> None:
     predictor = Predictor(segmenter(extractor=TAUGHT_ON_BOXES)).set_image(photo)
     corner = boxed(BOX)
     corner[15:40, 10:35] = False  # an L, whose tight box is the same
-    assert predictor.describe_region(corner) == predictor.describe_region(BOX)
+    told = predictor.describe_region(corner)
+    assert told == predictor.describe_region(BOX) == predictor.describe_region(boxed(BOX))
+    theirs = next(one.mask for one in predictor.propose() if one.number == told.proposal)
+    assert told.iou == (theirs & boxed(BOX)).sum() / (theirs | boxed(BOX)).sum()
 
 
 def test_python_warns_of_a_region_that_fits_no_proposal(model: Segmenter, photo: Path) -> None:
@@ -354,17 +358,21 @@ def test_a_region_that_vanishes_where_the_model_looks(
 ) -> None:
     """One pixel in a picture twenty times the model's: no grid cell is more in than out."""
     side = 20 * model.preprocess.size
-    big = np.zeros((side, side, 3), np.uint8)
+    big, one = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), bool)
+    one[101, 101] = True
     with pytest.raises(
         DataError, match=f"too small: of its 1 px nothing is left in the {side // 20} px"
     ):
-        model.describe(big, (101, 101, 102, 102))
+        model.describe(big, one)
     Image.fromarray(big).save("big.png")
-    refused = run("describe", "big.png", "--box", "101,101,1,1", "--model", folder)
+    Image.fromarray(one).save("one.png")
+    refused = run("describe", "big.png", "--mask", "one.png", "--model", folder)
     assert refused.exit_code == 2
     told = " ".join(refused.stderr.split())
     assert "the region is too small" in told
     assert "give a larger region" in told
+    with pytest.warns(UserWarning, match=r"IoU of 0\.00"):  # a box has an extent, however small
+        assert model.describe(big, (101, 101, 102, 102))
 
 
 def test_bad_questions(model: Segmenter, photo: Path) -> None:
@@ -388,29 +396,3 @@ def test_bad_questions(model: Segmenter, photo: Path) -> None:
     )
     with pytest.raises(ConfigError, match="cannot write"):
         segmenter(generate=False).describe(photo, BOX)
-
-
-# -- regions ------------------------------------------------------------------------------------
-
-
-def test_a_box_may_stick_out_by_a_pixel() -> None:
-    region = read_region((-1.0, -0.5, 81.0, 20.4), HW)
-    np.testing.assert_array_equal(region.box_xyxy, np.array([0, 0, 80, 20.4], np.float32))
-    np.testing.assert_array_equal(region.mask, boxed((0, 0, 80, 20)))
-
-
-def test_boxes_are_told_by_corner_and_size() -> None:
-    assert parse_box(" 5, 10 ,30,30.5") == (5, 10, 35, 40.5)
-
-
-@pytest.mark.parametrize("kind", ["bool", "one", "white", "palette", "rgba", "bmp"])
-def test_masks_are_read_whatever_their_kind(tmp_path: Path, kind: str) -> None:
-    mask, path = boxed(BOX), tmp_path / ("mask.bmp" if kind == "bmp" else "mask.png")
-    level = mask.astype(np.uint8) * (1 if kind in ("one", "palette") else 255)
-    picture = Image.fromarray(mask if kind == "bool" else level)
-    if kind == "palette":
-        picture.putpalette([0, 0, 0, 9, 200, 3])
-    if kind == "rgba":  # GIMP keeps an alpha channel; it says nothing
-        picture = Image.fromarray(np.dstack([level] * 3 + [np.full_like(level, 255)]))
-    picture.save(path)
-    np.testing.assert_array_equal(read_mask(path, HW), mask)

@@ -149,6 +149,15 @@ def square(number: int, columns: slice, score: float) -> Proposal:
     return Proposal(number, score, "disc", score, logits, Geometry((8, 8), (8, 8), (1.0, 1.0)))
 
 
+def test_the_box_of_a_proposal_is_where_it_was_found_or_around_its_mask() -> None:
+    one = square(0, slice(2, 5), 0.5)
+    assert one.box_xyxy is not None
+    assert one.box_xyxy.tolist() == [2, 0, 5, 8]
+    assert square(0, slice(0, 0), 0.5).box_xyxy is None
+    found = np.array([1.5, 0, 5, 8], np.float32)
+    assert replace(one, found_xyxy=found).box_xyxy is found
+
+
 def test_of_near_duplicates_the_surest_stays() -> None:
     wide, half = square(0, slice(0, 8), 0.5), square(1, slice(0, 4), 0.9)
     same, none, void = square(2, slice(0, 4), 0.8), square(3, slice(0, 0), 0.7), square(4, slice(0, 0), 0.6)  # fmt: skip  # noqa: E501

@@ -42,6 +42,7 @@ from refseg.methods.mutual.generator import Generator, Memory
 from refseg.methods.mutual.loss import generation_loss, selection_loss
 from refseg.methods.mutual.mask2former import Mask2FormerExtractor
 from refseg.methods.mutual.matching import match_shares
+from refseg.methods.mutual.nearest import nearest_boxes
 from refseg.methods.mutual.objects import objects_of
 from refseg.methods.mutual.proposals import Extractor, Matching, Proposals
 from refseg.methods.mutual.selection import ProposalSelection
@@ -275,6 +276,12 @@ class Mutual(nn.Module):
         if not by_class:
             objects = replace(objects, categories=None)
         return self.extractor.match(proposals, objects)
+
+    def nearest(self, proposals: Proposals, batch: Batch) -> Matching:
+        """Which proposal comes nearest to each of the objects' boxes, which people drew, whatever
+        else is asked about: as `match`, but by boxes alone (`nearest_boxes`).
+        """
+        return nearest_boxes(proposals, objects_of(batch))
 
     def score(
         self, proposals: Proposals, image_of: Tensor, words: Tensor, word_mask: Tensor

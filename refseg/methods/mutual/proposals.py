@@ -59,6 +59,13 @@ class Proposals:
         assert self.masks is not None
         return tuple(one.numpy() for one in self.masks.detach().float().sigmoid().cpu())
 
+    def boxes_px(self, image: int, hw: tuple[int, int]) -> NDArray[np.float32] | None:
+        """`boxes` of one image, whose size is `hw` (rows, columns): [N, 4] px, or None."""
+        if self.boxes is None:
+            return None
+        size = np.array([hw[1], hw[0], hw[1], hw[0]], np.float64)
+        return (self.boxes[image].detach().double().cpu().numpy() * size).astype(np.float32)
+
     def detach(self) -> Proposals:
         """The same features without their history: the heads then teach the extractor nothing."""
         maps = tuple(part.detach() for part in self.maps)

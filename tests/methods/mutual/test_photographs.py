@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,9 +40,13 @@ SEEN: dict[tuple[int, int], tuple[list[list[float]], list[tuple[int, float]]]] =
 
 @dataclass
 class ToldEyes:
-    """Sees what `SEEN` says of an image of that size, and counts how often it looks."""
+    """Sees what `SEEN` says of an image of that size, and counts how often it looks.
+
+    thin: masks are diagonals of their boxes, which are filled otherwise.
+    """
 
     asked: list[tuple[float, int]] = field(default_factory=list)
+    thin: bool = False
 
     def look(self, image: NDArray[np.uint8], *, least: float, most: int) -> Seen:
         self.asked.append((least, most))
@@ -54,7 +59,8 @@ class ToldEyes:
             x0, y0, x1, y1 = (
                 round(v * s * CELLS / SIDE) for v, s in zip(box, geometry.scale_xy * 2, strict=True)
             )
-            logits[row, y0:y1, x0:x1] = 8.0
+            logits[row, y0:y1, x0:x1] = -8.0 if self.thin else 8.0
+            logits[row, y0:y1, x0:x1].fill_diagonal_(8.0)
             chances[row, kind] = chance
         found = np.array(boxes, np.float32).reshape(-1, 4)
         masks = BoxMasks(logits, np.ones(len(boxes), np.float32), geometry)
@@ -166,6 +172,49 @@ def test_a_region_is_described_by_the_detection_that_fits() -> None:
     assert told.proposal == 1
     assert told.iou is not None
     assert told.iou > 0.9
+
+
+def test_a_box_is_compared_with_the_boxes_of_detections() -> None:
+    """Drawn around something thin it fits, though most of it is not that thing."""
+    made = model(ToldEyes(thin=True))
+    predictor = Predictor(made).set_image(image((40, 64)))
+    assert [one.found_xyxy for one in predictor.propose()] == [
+        pytest.approx(np.array(box)) for box in SEEN[40, 64][0]
+    ]
+    for number, (x0, y0, x1, y1) in enumerate(SEEN[40, 64][0]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert predictor.describe((x0, y0, x1, y1))
+        told = predictor.describe_region((x0, y0, x1, y1), verify=True)
+        assert told.proposal == number
+        assert told.iou == pytest.approx(1, abs=1e-6)
+        filled = np.zeros((40, 64), bool)
+        filled[int(y0) : int(y1), int(x0) : int(x1)] = True
+        as_mask = predictor.describe_region(filled)
+        thin = next(one.mask for one in predictor.propose() if one.number == as_mask.proposal)
+        assert as_mask.iou == (thin & filled).sum() / (thin | filled).sum() < 0.5
+        with pytest.warns(UserWarning, match=f"an IoU of {as_mask.iou:.2f}"):
+            predictor.describe(filled)
+
+
+@pytest.mark.parametrize(
+    ("box", "number", "iou"),
+    [
+        ((0.0, 0, 32, 16), 0, 0.4),  # of what it lies in
+        ((34.0, 8, 50, 16), 1, 0.125),
+        ((40.0, 1, 60, 7), 1, 0.0),  # it touches neither; the other one is farther off
+    ],
+)
+def test_a_box_that_fits_badly_is_told_with_its_iou(
+    box: tuple[float, ...], number: int, iou: float
+) -> None:
+    predictor = Predictor(model(ToldEyes())).set_image(image((40, 64)))
+    told = predictor.describe_region(box)
+    assert told.proposal == number
+    assert told.iou == pytest.approx(iou, abs=1e-6)
+    assert told.expressions
+    with pytest.warns(UserWarning, match=f"nearest to the region has an IoU of {iou:.2f} with it"):
+        assert tuple(predictor.describe(box)) == told.expressions
 
 
 def test_where_nothing_is_detected_nothing_is_described() -> None:
