@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import numpy as np
 
 from refseg.errors import ConfigError
 from refseg.method import trainable
+from refseg.ops.images import corner_geometry
 from refseg.types import Batch, Geometry, NetObjects
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def cost(make: Callable[[], Made], *, runs: int = 20, device: str = "cpu") -> Co
     parts, macs = count(method, batch)
     memory = _gpu_memory(method, batch) if device != "cpu" else _cpu_memory(make)
     return Cost(
-        size=int(batch.images.shape[-1]),
+        size=_size(batch),
         tokens=int(batch.words.shape[1]),
         device=device if device == "cpu" else torch.cuda.get_device_name(),
         threads=torch.get_num_threads(),
@@ -114,6 +115,22 @@ def cost(make: Callable[[], Made], *, runs: int = 20, device: str = "cpu") -> Co
         forward_ms=tuple(_time(method, batch, runs)),
         memory_mib=memory,
     )
+
+
+def _size(batch: Batch) -> int:
+    """The longer side of what is looked at, px."""
+    if batch.originals is None:
+        return int(batch.images.shape[-1])
+    return max(batch.originals[0].shape[:2])
+
+
+def photograph(size: int, tokens: int, net: int) -> Batch:
+    """`case` for methods that look at photographs as they are: noise of 4 : 3, its longer side
+    `size`. net: side of the square that it is fitted into.
+    """
+    hw = (max(3 * size // 4, 1), size)
+    noise = np.random.default_rng(0).integers(0, 256, (*hw, 3), np.uint8)
+    return replace(case(0, tokens), originals=(noise,), geometry=(corner_geometry(hw, net),))
 
 
 def case(size: int, tokens: int, objects: Sequence[str] = ()) -> Batch:

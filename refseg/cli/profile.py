@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 RANDOM = "random weights (a recipe was named): the cost is right, answers would be nonsense"
 OBJECTS = 10  # in a picture, for methods that choose among annotated ones; RefCOCO has as many
+PHOTO = 640  # px, longer side of a photograph, for methods that see these; COCO's have as many
+DETECTIONS = 15  # in a photograph, of probability 0.1 and more (docs/results.md)
 SMALLEST = 0.01  # parts of parts below this share of everything are left out of the table
 
 
@@ -42,8 +44,9 @@ def profile(
     """Measure MODEL: parameters and multiply-adds by part, latency, peak memory.
 
     One expression about one image of noise (or about ten annotated objects, for a method that
-    chooses among these and sees no pixels), forward pass only. A recipe's name builds the method
-    with random weights, so paper-size models can be measured without their weights.
+    chooses among these and sees no pixels; or about fifteen detections, for one that sees
+    photographs by weights of others, which are counted), forward pass only. A recipe's name builds
+    the method with random weights, so paper-size models can be measured without their weights.
     JSON: {"model", "weights", "size", "tokens", "params", "trainable", "macs", "parts",
     "forward_ms": {"median", "p90", "runs"}, "memory_mib": {"loaded", "peak"}, ...}.
     """
@@ -103,8 +106,23 @@ def make_case(name: str, is_recipe: bool, size: int | None, tokens: int | None) 
         method = loaded.method
         own_size, own_tokens = loaded.preprocess.size, loaded.tokenizer.max_words
     _check_tokens(name, method, tokens or own_tokens)
+    if getattr(method, "wants_eyes", False) and not method.reads_objects:
+        return _seeing(method, size or PHOTO, tokens or own_tokens)
     objects = method.config.extractor.classes[:OBJECTS] if _reads_objects(method) else ()
     return method, case(size or own_size, tokens or own_tokens, objects)
+
+
+def _seeing(method: Any, size: int, tokens: int) -> Made:
+    """A method with the weights of others by which it sees, and noise in which it finds things."""
+    from refseg.nn.eyes import WithEyes
+    from refseg.profile import photograph
+
+    extractor = method.extractor
+    # In noise nothing is sure; so many things are found in an ordinary photograph.
+    things = {"least": 1e-6, "most": DETECTIONS}
+    extractor.config = extractor.config.model_copy(update=things)
+    eyes = extractor.eyes()
+    return WithEyes(method, eyes), photograph(size, tokens, eyes.side)
 
 
 def _reads_objects(method: Any) -> bool:

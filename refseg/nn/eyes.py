@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from refseg.nn.detections import Joining, join
 from refseg.nn.mobile_sam import BoxMasks, MobileSam
@@ -28,6 +28,7 @@ from refseg.nn.weights import load_state, read_state
 from refseg.ops.colours import COLOURS, ZONES, colour_names, colour_zones
 from refseg.ops.images import corner_geometry
 from refseg.ops.masks import content_rectangle
+from refseg.types import Batch
 
 #: Ids that COCO gives no class; 1..90 without them are the 80 classes in their usual order.
 NO_CLASS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
@@ -86,6 +87,23 @@ class Eyes:
         masks = self.sam.masks(self.sam.encode(image), found.boxes)
         inside = (masks.logits > 0).cpu().numpy()
         return Seen(found.boxes, found.probabilities[:, CLASS_IDS], masks, looks(image, inside))
+
+
+class WithEyes(nn.Module):
+    """A method and the eyes that it sees by, as parts of one module: to be counted and timed.
+
+    heads: a method with `see_by` (see `refseg.methods.mutual.model.Mutual`).
+    """
+
+    def __init__(self, heads: nn.Module, eyes: Eyes) -> None:
+        super().__init__()
+        self.detector, self.masks, self.heads = eyes.ssd, eyes.sam, heads
+        told: Any = heads
+        told.see_by(lambda: eyes)
+
+    def forward(self, batch: Batch) -> Any:
+        """What the method answers."""
+        return self.heads(batch)
 
 
 def looks(image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg import profile
+from refseg import models, profile
+from refseg.cli.profile import DETECTIONS, make_case
+from refseg.data.store import cache_folder
+from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ConfigError
+from refseg.methods.mutual import Mutual
+from refseg.methods.mutual.config import DetectedExtractorConfig
+from refseg.models import Model
 from refseg.profile import REST, case, cost, count
+from refseg.pull.kept import is_pulled
 from refseg.types import Batch
 from tests.cli.conftest import Run, refused
+from tests.methods.toy_configs import mutual_config, toy_tokenizer
+from tests.nn.test_eyes import small_eyes
 
+CACHE = cache_folder()  # a person's own; tests have another
 WIDTH, SIDE, TOKENS = 8, 16, 5
 
 
@@ -152,3 +163,43 @@ def test_wrong_names_and_numbers(run: Run) -> None:
     refused(run("profile", "vega-scenes", "--tokens", "33"), "--tokens 33", "text.max_positions")
     refused(run("profile", "vega_scenes", "--tokens", "10000"), "has places for 64", "at most 64")
     refused(run("profile", "swin_scenes"), '"swin_scenes" is an encoder', "vega_scenes")
+
+
+def test_what_a_model_sees_by_is_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Small eyes and heads: the parts of both, and as many things as an ordinary photograph has."""
+    eyes = small_eyes()
+    monkeypatch.setattr(models, "pulled_folder", lambda name: tmp_path)
+    monkeypatch.setattr(models.Eyes, "load", lambda folder, device: eyes)
+    config = mutual_config(DetectedExtractorConfig(width=32, mlp_width=16))
+    whole = PreprocessConfig(size=eyes.side, fit="whole")
+    made = Model("photos", "mutual", Mutual(config), toy_tokenizer(), whole)
+    models.save(tmp_path / "photos", made)
+    method, batch = make_case(str(tmp_path / "photos"), False, 60, 5)
+    assert batch.originals is not None
+    assert batch.originals[0].shape == (45, 60, 3)
+    parts, total = count(method, batch)
+    told = {part.name: part for part in parts}
+    own = sum(p.numel() for p in made.method.parameters())
+    assert told["heads"].params == own == told["heads"].trainable
+    assert told["detector"].params == sum(p.numel() for p in eyes.ssd.parameters())
+    assert told["detector"].trainable == told["masks"].trainable == 0
+    assert min(told[name].macs for name in ("detector", "masks.encoder", "heads.selection")) > 0
+    assert total == sum(part.macs for part in parts if "." not in part.name)
+    with torch.inference_mode():
+        assert method(batch).proposals.there.sum() == DETECTIONS
+
+
+@pytest.mark.skipif(not is_pulled("photos"), reason="weights of others have not been pulled")
+def test_its_time_and_memory_are_measured_with_what_was_pulled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fresh process too."""
+    monkeypatch.setenv("REFSEG_CACHE", str(CACHE))
+    config = mutual_config(DetectedExtractorConfig(width=32, mlp_width=16))
+    whole = PreprocessConfig(size=1024, fit="whole")
+    made = Model("photos", "mutual", Mutual(config), toy_tokenizer(), whole)
+    models.save(tmp_path / "photos", made)
+    told = cost(partial(make_case, str(tmp_path / "photos"), False, None, 5), runs=1)
+    assert told.size == 640
+    assert told.params > 20e6
+    assert told.memory_mib["peak"] < 1500

@@ -31,6 +31,11 @@ def picture(hw: tuple[int, int], seed: int = 0) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module")
 def eyes() -> Eyes:
+    return small_eyes()
+
+
+def small_eyes() -> Eyes:
+    """With weights as they are drawn."""
     torch.manual_seed(0)
     ssd = Ssd()
     with torch.no_grad():  # as drawn, the scores of all classes are near one half
