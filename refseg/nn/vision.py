@@ -71,9 +71,9 @@ class SwinPyramid(nn.Module):
         )
         if config.absolute_positions:
             side = config.image_size // config.patch
-            # Made anew: transformers 4 has one row more, for a class token that Swin has not.
-            table = nn.Parameter(sine_positions(side, config.width)[None])
-            self.swin.embeddings.position_embeddings = table
+            drop_class_place(self.swin.embeddings)
+            table = sine_positions(side, config.width)
+            self.swin.embeddings.position_embeddings.data.copy_(table[None])
         # The final norm belongs to classification; no pyramid level uses it.
         self.swin.layernorm = nn.Identity()
         self._plan_windows()
@@ -130,6 +130,16 @@ class SwinPyramid(nn.Module):
             if index < 3:
                 tokens, hw = self.merge(index, tokens, hw)
         return levels
+
+
+def drop_class_place(embeddings: Any) -> None:
+    """Make the position table of a Swin's embeddings one of patches alone, [1, N, C].
+
+    transformers 4 has a row more, in front, for a class token that Swin has not, and fails on it.
+    """
+    rows = embeddings.patch_embeddings.num_patches
+    table = embeddings.position_embeddings.detach()[:, -rows:]
+    embeddings.position_embeddings = nn.Parameter(table.clone())
 
 
 def sine_positions(side: int, width: int, amplitude: float = 0.5) -> Tensor:

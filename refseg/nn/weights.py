@@ -34,6 +34,8 @@ _SWIN_RENAMES = (
 _RENAMES = (
     (r"\.LayerNorm\.gamma$", ".LayerNorm.weight"),
     (r"\.LayerNorm\.beta$", ".LayerNorm.bias"),
+    # Since 5.0 the Swin of a Mask2Former is a part by itself.
+    (r"(pixel_level_module\.encoder)\.(embeddings|encoder)\.", r"\1.swin.\2."),
 )
 _COMPUTED = re.compile(r"(relative_position_index|position_ids)$")
 
@@ -113,7 +115,7 @@ def load_hub_part(module: nn.Module, where: str, *, prefix: str) -> None:
     does not have at all (poolers, heads) are dropped; more or fewer layers are not.
     Raises ModelError when it is absent: nothing ever starts from random weights in silence.
     """
-    state = read_state(weight_file(where))
+    state = {canonical(k): v for k, v in read_state(weight_file(where)).items()}
     # Wherever it lies inside: a Mask2Former holds its Swin three names deep.
     mark = f".{prefix}"
     inside = {f".{k}".split(mark, 1)[1]: v for k, v in state.items() if mark in f".{k}"}

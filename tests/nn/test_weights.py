@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from refseg.errors import ModelError
+from refseg.methods.mutual.mask2former import Mask2FormerExtractor
 from refseg.nn.text import BertTextConfig, BertWords
 from refseg.nn.vision import SwinPyramid, SwinVisionConfig
 from refseg.nn.weights import canonical, load_hub_part, load_state, local_folder, read_state
+from tests.methods.toy_configs import mask2former_config
 
 # The other way round than refseg.nn.weights: from transformers 5 to the names of 4.
 TO_OLD_SWIN = (
@@ -81,6 +83,25 @@ def test_version_4_names_of_swin_load() -> None:
         state[key.replace("bias_table", "index")] = torch.zeros(16, 16, dtype=torch.int64)
     load_state(target, state, source="a test")
     assert same(source, target)
+
+
+def test_version_4_names_of_a_mask2former_load() -> None:
+    """Its Swin was no part by itself; a version's own names may be either."""
+    source, target = (made_mask2former(seed) for seed in (1, 2))
+    names = old_spelling(source.state_dict())
+    state = {key.replace("encoder.swin.", "encoder."): value for key, value in names.items()}
+    assert any("pixel_level_module.encoder.encoder.layers" in key for key in state)
+    assert not any(".swin." in key for key in state)
+    found = [canonical(key) for key in state]
+    assert [canonical(key) for key in found] == found
+    assert len(set(found)) == len(state)
+    load_state(target, state, source="a test")
+    assert same(source, target)
+
+
+def made_mask2former(seed: int) -> Mask2FormerExtractor:
+    torch.manual_seed(seed)
+    return Mask2FormerExtractor(mask2former_config())
 
 
 def test_gamma_and_beta_of_old_bert_load() -> None:

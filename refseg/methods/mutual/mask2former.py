@@ -35,7 +35,7 @@ from refseg.methods.mutual.objects import missing
 from refseg.methods.mutual.proposals import Level, Matching, Proposals
 from refseg.methods.mutual.slices import fair
 from refseg.nn.guard import guard_torchvision
-from refseg.nn.vision import SwinVisionConfig
+from refseg.nn.vision import SwinVisionConfig, drop_class_place
 from refseg.types import Batch, Labels, NetObjects
 
 
@@ -60,6 +60,8 @@ class Mask2FormerExtractor(nn.Module):
         # The norm behind the last stage belongs to classification; no pyramid level uses it.
         if hasattr(self.vision, "layernorm"):
             self.vision.layernorm = nn.Identity()
+        if getattr(config.backbone, "absolute_positions", False):
+            drop_class_place(self.vision.embeddings)
         freeze_batch_norms(self.backbone)
 
     @property
