@@ -200,8 +200,11 @@ def _competing(log_p: Tensor, lengths: Tensor, rules: Rules) -> Tensor:
 def _may_still_win(found: Found, alive: Tensor, best_open: Tensor, rules: Rules) -> Tensor:
     """[E] bool: whether the best open beam can still beat the last of the Q finished ones.
 
-    A sum only falls as words are added. A mean is highest if nothing more is lost until T.
+    A sum only falls as words are added. A mean is highest if nothing more is lost until T. Of one
+    beam the first end is the last word, though the mean of a longer sentence might be higher.
     """
+    if rules.beams == 1:
+        return found.lengths[alive, 0] == 0
     worst = _competing(found.log_p[alive], found.lengths[alive], rules)[:, -1]
     hope = best_open / rules.max_steps if rules.rank == "mean" else best_open
     return hope > worst
