@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -273,21 +274,31 @@ def _gpu_memory(method: nn.Module, batch: Batch) -> dict[str, float]:
 
 
 def _cpu_memory(make: Callable[[], Made]) -> dict[str, float]:
-    """Resident memory of a fresh process: what earlier runs left behind would hide the peak."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_forward_once, make).result()
+    return task_memory(partial(_forward, make))
 
 
-def _forward_once(make: Callable[[], Made]) -> dict[str, float]:
-    import psutil
+def _forward(make: Callable[[], Made]) -> Callable[[], object]:
     import torch
 
     method, batch = make()
-    method.eval()
+    return torch.inference_mode()(partial(method.eval(), batch))
+
+
+def task_memory(make: Callable[[], Callable[[], object]]) -> dict[str, float]:
+    """Resident MiB of a fresh process: "loaded" once `make` returned, "peak" while what it returned
+    runs once. Fresh, because what earlier runs left behind would hide the peak. make: picklable.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_run_once, make).result()
+
+
+def _run_once(make: Callable[[], Callable[[], object]]) -> dict[str, float]:
+    import psutil
+
+    task = make()
     loaded = psutil.Process(os.getpid()).memory_info().rss
     _forget_peak()
-    with torch.inference_mode():
-        method(batch)
+    task()
     return {"loaded": loaded / MIB, "peak": _peak() / MIB}
 
 

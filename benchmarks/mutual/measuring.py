@@ -1,4 +1,7 @@
-"""Forms of one computation side by side: times in turn, multiply-adds, memory."""
+"""Forms of one computation side by side: times in turn, multiply-adds, memory.
+
+Memory is that of a fresh process, which is told by a `Make` how to get its task.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from refseg.methods.mutual.generator import Generator, Writing
-from refseg.profile import Made, case, cost
-from refseg.types import Batch
+from refseg.profile import task_memory
 
 Row = dict[str, float]
 Table = dict[str, Row]
 Task = Callable[[], Any]
+Make = Callable[[], Task]  # picklable: a module's function, or a partial of one
 
 
 def compared(tasks: Mapping[str, Task], runs: int) -> Table:
@@ -51,25 +54,32 @@ def gmacs(task: Task) -> float:
     return counter.get_total_flops() / 2e9
 
 
-class Alone(nn.Module):
-    """A task in the form that `refseg.profile.cost` takes: the batch is not looked at."""
-
-    def __init__(self, module: nn.Module, task: Task) -> None:
-        super().__init__()
-        self.module, self.task = module, task
-
-    def forward(self, batch: Batch) -> Any:
-        return self.task()
+def memory(make: Make) -> Row:
+    """Resident MiB of a fresh process while the task runs once, and what that adds to it."""
+    told = task_memory(make)
+    return {"peak_mib": told["peak"], "added_mib": told["peak"] - told["loaded"]}
 
 
-def alone(module: nn.Module, task: Task) -> Made:
-    return Alone(module, task), case(1, 1)
+def weighed(table: Table, makes: Mapping[str, Make]) -> Table:
+    """The table, with the `memory` of each."""
+    for name, make in makes.items():
+        table[name] |= memory(make)
+    return table
 
 
-def added_mib(make: Callable[[], Made]) -> float:
-    """MiB that one run of `alone(...)` adds to what is loaded, in a fresh process; picklable."""
-    told = cost(make, runs=1).memory_mib
-    return told["peak"] - told["loaded"]
+def measured(makes: Mapping[str, Make], runs: int) -> Table:
+    """Forward passes: `compared`, multiply-adds, `weighed`."""
+    tasks = {name: make() for name, make in makes.items()}
+    table = compared(tasks, runs)
+    for name, task in tasks.items():
+        table[name]["gmacs"] = gmacs(task)
+    return weighed(table, makes)
+
+
+@torch.no_grad()
+def quietly(form: Callable[..., Any], *arguments: Any) -> Any:
+    """What the form returns, without its history."""
+    return form(*arguments)
 
 
 def kept_mib(task: Task, module: nn.Module) -> float:

@@ -12,18 +12,16 @@ from torch import Tensor
 from benchmarks.mutual.measuring import (
     FixedLength,
     Table,
-    added_mib,
-    alone,
-    compared,
+    Task,
     fix_length,
-    gmacs,
     kept_mib,
+    measured,
+    quietly,
     same,
 )
 from refseg.methods.mutual.config import GeneratorConfig, MutualConfig
 from refseg.methods.mutual.generator import Generator, Memory
 from refseg.nn.beam import Found, Rules, beam_search
-from refseg.profile import Made
 from refseg.recipes.mutual import mutual_scenes
 
 PLAIN = "words read anew, projected at every step"
@@ -141,6 +139,12 @@ def last_logits(generator: Generator, words: Tensor, memory: Memory) -> Tensor:
     return generator._logits(x[:, -1]).view(*words.shape[:-1], -1)
 
 
+SEARCHES: dict[str, Callable[[FixedLength, Asked, int], Found]] = {
+    PLAIN: partial(anew, once=False),
+    ANEW: partial(anew, once=True),
+    OURS: ours,
+}
+
 # -- measuring -------------------------------------------------------------------------------
 
 
@@ -149,10 +153,15 @@ def check(size: Size, ids: int) -> None:
     generator, asked = made(size, ids, torch.float64)
     fast = ours(generator, asked, size.beams)
     assert (fast.lengths == ids).all(), "sentences of another length"
-    for once in (False, True):
-        slow = anew(generator, asked, size.beams, once=once)
+    for name in (PLAIN, ANEW):
+        slow = SEARCHES[name](generator, asked, size.beams)
         assert torch.equal(fast.words, slow.words), "the two searches find different sentences"
         same(fast.log_p, slow.log_p, "log p")
+
+
+def made_search(size: Size, ids: int, name: str) -> Task:
+    generator, asked = made(size, ids)
+    return partial(SEARCHES[name], generator, asked, size.beams)
 
 
 def searches(quick: bool, runs: int) -> dict[str, Table]:
@@ -160,16 +169,8 @@ def searches(quick: bool, runs: int) -> dict[str, Table]:
     for size in sizes(quick):
         for ids in size.ids:
             check(size, ids)
-            generator, asked = made(size, ids)
-            tasks = {
-                PLAIN: partial(anew, generator, asked, size.beams, once=False),
-                ANEW: partial(anew, generator, asked, size.beams, once=True),
-                OURS: partial(ours, generator, asked, size.beams),
-            }
-            table = compared(tasks, runs)
-            for name, task in tasks.items():
-                table[name]["gmacs"] = gmacs(task)
-            told[f"{size.title}, sentences of {ids} ids"] = table
+            makes = {name: partial(made_search, size, ids, name) for name in SEARCHES}
+            told[f"{size.title}, sentences of {ids} ids"] = measured(makes, runs)
     return told
 
 
@@ -185,16 +186,8 @@ Form = Callable[[Generator, Asked], Memory]
 FORMS: dict[str, Form] = {"one projection an object": each, "one projection an image": share}
 
 
-def made_projection(size: Size, name: str) -> Made:
-    """In a process of its own."""
-    generator, asked = made(size, size.ids[0])
-    return alone(generator, partial(FORMS[name], generator, asked))
-
-
-def learnt(form: str, generator: Generator, asked: Asked) -> Memory:
-    """With the history that a backward pass needs, whatever the caller has switched off."""
-    with torch.enable_grad():
-        return FORMS[form](generator, asked)
+def made_projection(size: Size, name: str) -> Task:
+    return partial(quietly, FORMS[name], *made(size, size.ids[0]))
 
 
 def projections(quick: bool, runs: int) -> dict[str, Table]:
@@ -204,23 +197,13 @@ def projections(quick: bool, runs: int) -> dict[str, Table]:
         for each_image in (2, 8, 32):
             size = replace(base, each=each_image)
             generator, asked = made(size, size.ids[0])
-            one, other = (learnt(name, generator, asked) for name in FORMS)
+            one, other = (form(generator, asked) for form in FORMS.values())
             for a, b in zip(one.layers, other.layers, strict=True):
                 same(a.keys, b.keys, "keys")
                 same(a.values, b.values, "values")
-            tasks = {name: partial(quiet, form, generator, asked) for name, form in FORMS.items()}
-            table = compared(tasks, runs)
-            for name, task in tasks.items():
-                table[name]["gmacs"] = gmacs(task)
-                table[name]["added_mib"] = added_mib(partial(made_projection, size, name))
-                table[name]["kept_mib"] = kept_mib(
-                    partial(learnt, name, generator, asked), generator
-                )
+            table = measured({name: partial(made_projection, size, name) for name in FORMS}, runs)
+            for name, form in FORMS.items():
+                table[name]["kept_mib"] = kept_mib(partial(form, generator, asked), generator)
             objects = size.images * size.each
             told[f"{size.name}: memory of {objects} objects of {size.images} images"] = table
     return told
-
-
-@torch.no_grad()
-def quiet(form: Form, generator: Generator, asked: Asked) -> Memory:
-    return form(generator, asked)

@@ -12,8 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.mutual.measuring import Table, compared, gmacs, same
-from refseg import models
+from benchmarks.mutual.measuring import (
+    Make,
+    Table,
+    Task,
+    compared,
+    measured,
+    quietly,
+    same,
+    weighed,
+)
 from refseg.data.catalog import open_data
 from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.config import MutualConfig, SelectionConfig
@@ -21,6 +29,7 @@ from refseg.methods.mutual.model import MutualOutputs
 from refseg.methods.mutual.selection import ProposalSelection
 from refseg.profile import case
 from refseg.recipes.batches import RecipeBatches
+from refseg.recipes.building import build
 from refseg.recipes.mutual import mutual_refcoco_boxes, mutual_scenes
 from refseg.types import Batch
 
@@ -30,74 +39,70 @@ COUNTS = {
     0: 2, 0.1: 3, 0.2: 4, 0.3: 5, 0.4: 6, 0.5: 7, 0.6: 9, 0.7: 12, 0.8: 15, 0.9: 21,
     0.95: 26, 0.99: 39, 1: 75,
 }  # fmt: skip
-WHOLE, GROUPED = "padded to the richest image", "ours: padded in groups"
 
 
 def one_image(quick: bool, runs: int) -> dict[str, Table]:
     """All expressions of an image together and one by one."""
+    size = "toy" if quick else "paper size"
+    about = f"{EXPRESSIONS} expressions of an image"
+    return {
+        f"{size}, head alone: {about}": agreeing(
+            {name: partial(made_head, quick, name) for name in HEAD}, runs
+        ),
+        f"scenes, whole model: {about}": agreeing(
+            {name: partial(made_model, name) for name in MODEL}, runs
+        ),
+    }
+
+
+def agreeing(makes: dict[str, Make], runs: int) -> Table:
+    """`measured`, after all were seen to give the same scores."""
+    first, *others = (make()() for make in makes.values())
+    for other in others:
+        same(first, other, "scores")
+    return measured(makes, runs)
+
+
+def made_head(quick: bool, name: str) -> Task:
     config = SelectionConfig(width=64, heads=4, layers=2) if quick else SelectionConfig()
     count = 30 if quick else 100
     torch.manual_seed(0)
     head = ProposalSelection(config, config.width, 768).eval()
-    objects = torch.randn(1, count, config.width)
-    features = torch.randn(EXPRESSIONS, TOKENS, 768)
-    mask = torch.arange(TOKENS) < torch.randint(4, TOKENS, (EXPRESSIONS, 1))
-    first = torch.zeros(EXPRESSIONS, dtype=torch.int64)
-
-    @torch.no_grad()
-    def pieces() -> Tensor:
-        rows = torch.arange(EXPRESSIONS)[:, None]
-        return torch.cat([head(objects, first[r], features[r], mask[r]) for r in rows])
-
-    @torch.no_grad()
-    def together() -> Tensor:
-        scores: Tensor = head(objects, first, features, mask)
-        return scores
-
-    same(pieces(), together(), "scores")
-    title = f"{'toy' if quick else 'paper size'}, head alone: {EXPRESSIONS} expressions of an image"
-    return {
-        title: counted({"one by one": pieces, "ours: one pass": together}, runs),
-        f"scenes, whole model: {EXPRESSIONS} expressions of an image": whole_model(runs),
-    }
+    batch = Scored(
+        objects=torch.randn(1, count, config.width),
+        image_of=torch.zeros(EXPRESSIONS, dtype=torch.int64),
+        features=torch.randn(EXPRESSIONS, TOKENS, 768),
+        mask=torch.arange(TOKENS) < torch.randint(4, TOKENS, (EXPRESSIONS, 1)),
+    )
+    return partial(quietly, HEAD[name], head, batch)
 
 
-def counted(tasks: dict[str, Callable[[], Tensor]], runs: int) -> Table:
-    table = compared(tasks, runs)
-    for name, task in tasks.items():
-        table[name]["gmacs"] = gmacs(task)
-    return table
-
-
-def whole_model(runs: int) -> Table:
+def made_model(name: str) -> Task:
     config = mutual_scenes().method
     assert isinstance(config, MutualConfig)
     torch.manual_seed(0)
     model = Mutual(config).eval()
-    batch = expressions(config.text.vocab_size)
-    singles = [only(batch, row) for row in range(EXPRESSIONS)]
+    return partial(quietly, MODEL[name], model, expressions(config.text.vocab_size))
 
-    @torch.no_grad()
-    def pieces() -> Tensor:
-        return torch.cat([scored(model(single)) for single in singles])
 
-    @torch.no_grad()
-    def image_once() -> Tensor:
-        state = model.propose(batch)
-        return torch.cat([scored(model.answer(state, single)) for single in singles])
+def one_by_one(model: Mutual, batch: Batch) -> Tensor:
+    return torch.cat([scored(model(only(batch, row))) for row in range(EXPRESSIONS)])
 
-    @torch.no_grad()
-    def together() -> Tensor:
-        return scored(model(batch))
 
-    same(pieces(), together(), "scores")
-    same(image_once(), together(), "scores")
-    tasks: dict[str, Callable[[], Tensor]] = {
-        "one by one": pieces,
-        "one by one, image looked at once": image_once,
-        "ours: one pass": together,
-    }
-    return counted(tasks, runs)
+def image_once(model: Mutual, batch: Batch) -> Tensor:
+    state = model.propose(batch)
+    return torch.cat([scored(model.answer(state, only(batch, i))) for i in range(EXPRESSIONS)])
+
+
+def one_pass(model: Mutual, batch: Batch) -> Tensor:
+    return scored(model(batch))
+
+
+MODEL: dict[str, Callable[[Mutual, Batch], Tensor]] = {
+    "one by one": one_by_one,
+    "one by one, image looked at once": image_once,
+    "ours: one pass": one_pass,
+}
 
 
 def scored(outputs: MutualOutputs) -> Tensor:
@@ -133,7 +138,7 @@ def only(batch: Batch, row: int) -> Batch:
     )
 
 
-# -- groups ----------------------------------------------------------------------------------
+# -- the head alone --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -144,38 +149,17 @@ class Scored:
     image_of: Tensor
     features: Tensor
     mask: Tensor
-    there: Tensor
+    there: Tensor | None = None
 
 
-def padding(boxes: Path | None, runs: int) -> dict[str, Table]:
-    """Training batches of mutual_refcoco_boxes; boxes: RefCOCO's folder, None for drawn counts."""
-    recipe = mutual_refcoco_boxes()
-    assert isinstance(recipe.method, MutualConfig)
-    torch.manual_seed(0)
-    head = ProposalSelection(
-        recipe.method.selection, recipe.method.selection.width, recipe.method.text.width
-    ).eval()
-    size = recipe.train.batch_size
-    batches = drawn(size, head) if boxes is None else real(boxes, size)
-    for batch in batches:
-        agree(head, batch)
-    told = {}
-    for name, forms in {
-        "forward": (partial(quiet, head, whole), partial(quiet, head, grouped)),
-        "forward and backward": (partial(learn, head, whole), partial(learn, head, grouped)),
-    }.items():
-        tasks = {
-            form: partial(each, task, batches)
-            for form, task in zip((WHOLE, GROUPED), forms, strict=True)
-        }
-        table = compared(tasks, runs)
-        if name == "forward":
-            for form, task in tasks.items():
-                table[form]["gmacs"] = gmacs(task)
-        source = "RefCOCO" if boxes is not None else "counts drawn like RefCOCO's"
-        rows = sum(len(batch.image_of) for batch in batches)
-        told[f"{source}, {len(batches)} batches of {size} images, {rows} rows, {name}"] = table
-    return told
+Form = Callable[[ProposalSelection, Scored], Tensor]
+
+
+def pieces(head: ProposalSelection, batch: Scored) -> Tensor:
+    rows = torch.arange(len(batch.image_of))[:, None]
+    return torch.cat(
+        [head(batch.objects, batch.image_of[r], batch.features[r], batch.mask[r]) for r in rows]
+    )
 
 
 def whole(head: ProposalSelection, batch: Scored) -> Tensor:
@@ -187,20 +171,53 @@ def grouped(head: ProposalSelection, batch: Scored) -> Tensor:
     return scores
 
 
-Form = Callable[[ProposalSelection, Scored], Tensor]
+HEAD: dict[str, Form] = {"one by one": pieces, "ours: one pass": grouped}
+PADDED: dict[str, Form] = {"padded to the richest image": whole, "ours: padded in groups": grouped}
 
 
-@torch.no_grad()
-def quiet(head: ProposalSelection, form: Form, batch: Scored) -> None:
-    form(head, batch)
+# -- groups ----------------------------------------------------------------------------------
 
 
-def learn(head: ProposalSelection, form: Form, batch: Scored) -> None:
+def padding(boxes: Path | None, runs: int) -> dict[str, Table]:
+    """Training batches of mutual_refcoco_boxes; boxes: RefCOCO's folder, None for drawn counts."""
+    head = padded_head()
+    size = mutual_refcoco_boxes().train.batch_size
+    batches = drawn(size, head) if boxes is None else real(boxes, size)
+    for batch in batches:
+        agree(head, batch)
+    source = "RefCOCO" if boxes is not None else "counts drawn like RefCOCO's"
+    rows = sum(len(batch.image_of) for batch in batches)
+    about = f"{source}, {len(batches)} batches of {size} images, {rows} rows"
+    forward, learning = (
+        {name: partial(made_padded, way, name, batches) for name in PADDED}
+        for way in (quietly, learn)
+    )
+    return {
+        f"{about}, forward": measured(forward, runs),
+        f"{about}, forward and backward": weighed(
+            compared({name: make() for name, make in learning.items()}, runs), learning
+        ),
+    }
+
+
+def padded_head() -> ProposalSelection:
+    config = mutual_refcoco_boxes().method
+    assert isinstance(config, MutualConfig)
+    torch.manual_seed(0)
+    return ProposalSelection(config.selection, config.selection.width, config.text.width).eval()
+
+
+def made_padded(way: Callable[..., object], name: str, batches: list[Scored]) -> Task:
+    own = copy.deepcopy(batches)  # another process shares their memory, which would count as added
+    return partial(each, partial(way, PADDED[name], padded_head()), own)
+
+
+def learn(form: Form, head: ProposalSelection, batch: Scored) -> None:
     head.zero_grad()
     torch.autograd.backward(form(head, batch).logsumexp(dim=1).sum())
 
 
-def each(task: Callable[[Scored], None], batches: list[Scored]) -> None:
+def each(task: Callable[[Scored], object], batches: list[Scored]) -> None:
     for batch in batches:
         task(batch)
 
@@ -213,7 +230,7 @@ def agree(head: ProposalSelection, batch: Scored) -> None:
         same(whole(exact, wide), grouped(exact, wide), "scores")
     found = []
     for form in (whole, grouped):
-        learn(exact, form, wide)
+        learn(form, exact, wide)
         found.append([p.grad for p in exact.parameters() if p.grad is not None])
     for one, other in zip(*found, strict=True):
         same(one, other, "gradients")
@@ -248,7 +265,7 @@ def real(boxes: Path, images: int, batches: int = 3) -> list[Scored]:
         boxes, "train", recipe.labels(), split_by=recipe.data.split_by, view=recipe.data.view,
         objects=True, pixels=False,
     )  # fmt: skip
-    model = models.build(recipe, (data.entry(row).text for row in range(5_000)))
+    model = build(recipe, (data.entry(row).text for row in range(5_000)))
     model.method.eval()
     make = RecipeBatches(
         data, model.tokenizer, model.preprocess, recipe.data.augment, 0,

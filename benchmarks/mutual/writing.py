@@ -14,6 +14,7 @@ from refseg import models
 from refseg.data.catalog import open_data
 from refseg.data.dataset import ReferDataset
 from refseg.describe import describe
+from refseg.recipes.building import build
 from refseg.recipes.mutual import mutual_refcoco_boxes
 from refseg.referred import Referred, referred
 from refseg.types import Picture
@@ -62,7 +63,7 @@ def untrained(boxes: Path) -> models.Model:
     recipe = mutual_refcoco_boxes()
     data = open_split(boxes, "train")
     torch.manual_seed(0)
-    model = models.build(recipe, (data.entry(row).text for row in range(5_000)))
+    model = build(recipe, (data.entry(row).text for row in range(5_000)))
     fix_length(model.method.generator, recipe.tokens.max_words - 1)
     return model
 

@@ -93,7 +93,7 @@ def test_top_parts_add_up_and_hooks_are_gone() -> None:
 @pytest.fixture
 def no_second_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starting a process costs seconds; one test does it."""
-    monkeypatch.setattr(profile, "_cpu_memory", profile._forward_once)
+    monkeypatch.setattr(profile, "task_memory", profile._run_once)
 
 
 @pytest.mark.usefixtures("no_second_process")
