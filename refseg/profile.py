@@ -28,6 +28,8 @@ from refseg.types import Batch, Geometry, NetObjects
 if TYPE_CHECKING:
     from torch import nn
 
+    from refseg.nn.eyes import Eyes
+
 REST = "(outside parts)"
 WARM_UP = 3
 DEPTH = 2  # parts, and parts of parts
@@ -122,16 +124,19 @@ def _size(batch: Batch) -> int:
     """The longer side of what is looked at, px."""
     if batch.originals is None:
         return int(batch.images.shape[-1])
-    return max(batch.originals[0].shape[:2])
+    return max(int(side) for side in batch.originals[0].shape[:2])
 
 
-def photograph(size: int, tokens: int, net: int) -> Batch:
-    """`case` for methods that look at photographs as they are: noise of 4 : 3, its longer side
-    `size`. net: side of the square that it is fitted into.
+def seeing(method: nn.Module, eyes: Eyes, size: int, tokens: int) -> Made:
+    """A method with the weights of others that it sees by, as one module, and a `case` for it:
+    a photograph of noise, 4 : 3, its longer side `size` px.
     """
+    from refseg.nn.eyes import WithEyes
+
     hw = (max(3 * size // 4, 1), size)
     noise = np.random.default_rng(0).integers(0, 256, (*hw, 3), np.uint8)
-    return replace(case(0, tokens), originals=(noise,), geometry=(corner_geometry(hw, net),))
+    fitted = (corner_geometry(hw, eyes.side),)
+    return WithEyes(method, eyes), replace(case(0, tokens), originals=(noise,), geometry=fitted)
 
 
 def case(size: int, tokens: int, objects: Sequence[str] = ()) -> Batch:

@@ -114,15 +114,13 @@ def make_case(name: str, is_recipe: bool, size: int | None, tokens: int | None) 
 
 def _seeing(method: Any, size: int, tokens: int) -> Made:
     """A method with the weights of others by which it sees, and noise in which it finds things."""
-    from refseg.nn.eyes import WithEyes
-    from refseg.profile import photograph
+    from refseg.profile import seeing
 
     extractor = method.extractor
     # In noise nothing is sure; so many things are found in an ordinary photograph.
     things = {"least": 1e-6, "most": DETECTIONS}
     extractor.config = extractor.config.model_copy(update=things)
-    eyes = extractor.eyes()
-    return WithEyes(method, eyes), photograph(size, tokens, eyes.side)
+    return seeing(method, extractor.eyes(), size, tokens)
 
 
 def _reads_objects(method: Any) -> bool:
