@@ -25,7 +25,7 @@ from refseg.recipes.base import (
     WeightsConfig,
 )
 from refseg.recipes.encoders import BERT_SMALL, PROPOSALS_SMALL, WORLD, laptop_training
-from refseg.train.config import Schedule, TrainConfig
+from refseg.train.config import TrainConfig
 
 #: What `refseg train proposals_coco` leaves; the hub's have seen the masks of test images.
 PROPOSALS_COCO = "runs/proposals_coco/model"
@@ -204,7 +204,7 @@ def mutual_refcoco_boxes() -> Recipe:
         train=laptop_training(steps=2_000, batch_size=64, lr=2e-3),
         select=None,
         stages=("train", "disambiguate"),
-        disambiguation=_step_2(steps=250, schedule="cosine", ema=0.98),
+        disambiguation=_step_2(),
     )
 
 
@@ -280,7 +280,7 @@ def mutual_scenes() -> Recipe:
         train=laptop_training(steps=4_000, batch_size=8, lr=2e-3, evaluate_every=1_000, workers=1),
         select=None,
         stages=ALL_STAGES,
-        disambiguation=_step_2(steps=250, schedule="constant", ema=None),
+        disambiguation=_step_2(),
         pseudo=PseudoConfig(split="pool", min_area=64),
     )
 
@@ -303,17 +303,15 @@ def _learned_words(
     )
 
 
-def _step_2(*, steps: int, schedule: Schedule, ema: float | None) -> DisambiguationConfig:
+def _step_2() -> DisambiguationConfig:
     """Step 2 of a small model, at 300 times the paper's rate: what runs on and what breaks off must
-    be told, so the greedy sentence is rewarded too and ends count (docs/decisions/0022).
-
-    schedule, ema: "constant" and None are the paper's, and what the bundled `mutual-scenes` was
-    made with; a rate that ends at zero and averaged weights keep a longer way steady.
+    be told, so the greedy sentence is rewarded too and ends count; a rate that ends at zero and
+    averaged weights keep the long way steady (docs/decisions/0022).
     """
     return DisambiguationConfig(
         policy=PolicyConfig(cider_end=True, with_greedy=True),
         train=laptop_training(
-            steps=steps, batch_size=32, lr=3e-4, ema=ema, schedule=schedule, optimiser="adamw"
+            steps=250, batch_size=32, lr=3e-4, ema=0.98, schedule="cosine", optimiser="adamw"
         ),
     )
 
