@@ -15,7 +15,7 @@ from typing import Any
 from refseg import models
 from refseg.data.catalog import open_data
 from refseg.data.dataset import ReferDataset
-from refseg.evaluate_text import RUNS_ON
+from refseg.evaluate_text import RUNS_ON, WithMeteor
 from refseg.types import Labels
 from studies import kept
 from studies.base import Outcome, open_scenes
@@ -52,7 +52,8 @@ def run(asked: Scenes) -> Outcome:
         for split in SPLITS:
             reading.append(kept.of_masks(model, open_scenes(style, split), asked.limit))
             for beams in asked.beams:
-                writing.append(written(model, judge, style, split, asked.limit, beams))
+                told = written(model, judge, style, split, asked.limit, beams, "if possible")
+                writing.append(told)
     numbers = {
         "reports": [_without_samples(report) for report in reading],
         "expressions": [row_of(report) for report in writing],
@@ -100,10 +101,19 @@ def _without_samples(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def written(
-    model: Trained, judge: Trained, style: str, split: str, limit: int | None, beams: int
+    model: Trained,
+    judge: Trained,
+    style: str,
+    split: str,
+    limit: int | None,
+    beams: int,
+    with_meteor: WithMeteor = "no",
 ) -> dict[str, Any]:
     """What the model writes about a split, judged; with the samples of single objects."""
-    return kept.of_expressions(model, open_objects(style, split), limit, judge=judge, beams=beams)
+    dataset = open_objects(style, split)
+    return kept.of_expressions(
+        model, dataset, limit, judge=judge, beams=beams, with_meteor=with_meteor
+    )
 
 
 def open_objects(style: str, split: str) -> ReferDataset:

@@ -9,7 +9,17 @@ from refseg.evaluate_text import HUMAN, MISSED, OWN, RB_ACC, RUNS_ON
 from refseg.meaning import MEANINGS, UNAMBIGUOUS
 from studies.directions import LOWER
 from studies.mutual_steps import BY_REWARD, READING, WRITING
-from studies.mutual_tables import READ, WRITE, change, changes, counted, difference, search, value
+from studies.mutual_tables import (
+    READ,
+    WRITE,
+    change,
+    changes,
+    counted,
+    difference,
+    meteor_among,
+    search,
+    value,
+)
 from studies.tables import Numbers, between, main_scores, percent, table
 
 UNMEASURED = "The scores by steps were not measured (`--run`)."
@@ -26,9 +36,10 @@ def reading(numbers: Numbers) -> str:
 
 def writing(numbers: Numbers) -> str:
     """REG on every split, with everything that the oracle says of the sentences."""
-    head = ("data", "objects", "without a proposal", "search", "CIDEr", RB_ACC, "95 % interval",
-            "by its own head", "of people's sentences", "unambiguous (oracle)", "95 % interval",
-            *OTHERS, "runs on", "words")  # fmt: skip
+    meteor = meteor_among(numbers["expressions"])
+    head = ("data", "objects", "without a proposal", "search", "CIDEr", meteor, RB_ACC,
+            "95 % interval", "by its own head", "of people's sentences", "unambiguous (oracle)",
+            "95 % interval", *OTHERS, "runs on", "words")  # fmt: skip
     rows = []
     for row in numbers["expressions"]:
         scores, spans = row["metrics"], row["intervals"]
@@ -36,6 +47,7 @@ def writing(numbers: Numbers) -> str:
             (
                 f"{row['data']} {row['split']}", f"{row['n']:,}", percent(scores.get(MISSED)),
                 search(row["beams"]), value("CIDEr", scores["CIDEr"]),
+                value(meteor, scores.get(meteor)),
                 f"**{percent(scores[RB_ACC])}**", between(spans[RB_ACC]),
                 percent(scores.get(OWN)), percent(scores.get(HUMAN)),
                 f"**{percent(scores.get(UNAMBIGUOUS))}**", between(spans.get(UNAMBIGUOUS)),

@@ -102,15 +102,15 @@ def rivals(numbers: Numbers) -> str:
 def meteor_of(numbers: Numbers) -> str:
     """The name of the METEOR that was measured."""
     rows = [row for found in numbers["sets"].values() for row in found["expressions"]]
-    return _meteor(rows)
+    return meteor_among(rows)
 
 
-def _meteor(rows: Sequence[Mapping[str, Any]]) -> str:
+def meteor_among(rows: Sequence[Mapping[str, Any]]) -> str:
     """Java's, where every row has it."""
     return METEORS[0] if all(METEORS[0] in row["metrics"] for row in rows) else METEORS[1]
 
 
-def about_meteor(numbers: Numbers) -> str:
+def aboutmeteor_among(numbers: Numbers) -> str:
     """A sentence on which METEOR it is."""
     if meteor_of(numbers) == METEORS[0]:
         return "METEOR is version 1.5, by its own program."
@@ -133,7 +133,7 @@ def expressions(numbers: Numbers) -> str:
 
 def _written(rows: Sequence[Mapping[str, Any]]) -> str:
     merged = "CIDEr merged" in rows[0]["metrics"]
-    meteor = _meteor(rows)
+    meteor = meteor_among(rows)
     suffixes = ("", " merged") if merged else ("",)
     columns = [*(f"CIDEr{s}" for s in suffixes), *(f"{meteor}{s}" for s in suffixes)]
     head = ("reward", "search", *columns, RB_ACC, "95 % interval", "by its own head", "words",
@@ -156,7 +156,7 @@ def _written(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _published(name: str, split: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """METEOR only where ours is METEOR, too."""
-    both = _meteor(rows) == METEORS[0]
+    both = meteor_among(rows) == METEORS[0]
     told = [
         f"{row} {f'{meteor:.3f} / ' if both else ''}{cider:.3f}"
         for row, (meteor, cider) in published.WRITING[name][split].items()
