@@ -110,7 +110,7 @@ def meteor_among(rows: Sequence[Mapping[str, Any]]) -> str:
     return METEORS[0] if all(METEORS[0] in row["metrics"] for row in rows) else METEORS[1]
 
 
-def aboutmeteor_among(numbers: Numbers) -> str:
+def about_meteor(numbers: Numbers) -> str:
     """A sentence on which METEOR it is."""
     if meteor_of(numbers) == METEORS[0]:
         return "METEOR is version 1.5, by its own program."
