@@ -1,7 +1,7 @@
 """Mutual supervision's time and memory, each fast form beside its slow twin in one run.
 
     python benchmarks/bench_mutual.py            paper size and the recipes' own (some minutes)
-    python benchmarks/bench_mutual.py --quick    toy size, a part of the data (a minute)
+    python benchmarks/bench_mutual.py --quick    toy size, a part of the data (two or three minutes)
     ... --real DIR                               real data: DIR/refcoco_boxes/refcoco
     ... --model RUN                              a run of mutual_refcoco_boxes, or its model
     ... --json out.json                          the same numbers as one object ("-": printed)
@@ -12,6 +12,11 @@ Compared in turn, run by run, after both forms were seen to give the same:
 - selection: the expressions of an image in one pass, batches padded in groups;
 - step 2 with the proposals of the frozen extractor kept;
 - expressions for all of RefCOCO's testA and testB, by boxes.
+MiB is what the first run adds at its peak to the resident memory of a fresh process that had loaded
+model and input: what is alive at that moment, in a step of learning gradients and the
+optimiser's state, too, and the code that any first run loads (some 5 MiB, in a step some 20).
+Batches one after another count as the greatest of them. MiB kept is what a forward pass keeps for
+its backward pass. Of writing, the whole process is told, too.
 Weights are random, but for --model; sentences are then of a stated length. CIDEr-D, the other
 half of a reward, is in bench_captions.py.
 """
@@ -71,7 +76,7 @@ def show(told: Mapping[str, Any]) -> None:
     kept = told["kept"]
     print(
         f"\nkeeping the proposals of {kept['images']:.0f} images once: {kept['seconds']:.1f} s, "
-        f"{kept['bytes_an_image'] / 1024:.1f} KiB an image"
+        f"{kept['bytes_an_image'] / 1024:.1f} KiB an image, {kept['bytes'] / 1024:.0f} KiB on disk"
     )
     if "written" not in told:
         print("no RefCOCO boxes at --real: expressions were not written, object counts were drawn")
@@ -79,9 +84,10 @@ def show(told: Mapping[str, Any]) -> None:
         print(
             f"testA + testB, {told['weights']}, {beams}: {found['objects']:,.0f} expressions of "
             f"{found['ids']:.1f} ids in {found['seconds']:.1f} s with reading, "
-            f"{found['per_second']:.0f} a second"
+            f"{found['per_second']:.0f} a second;\n  {found['peak_mib']:.0f} MiB resident "
+            f"at most, {found['added_mib']:.0f} of them added by reading and writing"
         )
-    print("\nMiB: added by a forward pass. MiB kept: for the backward pass.")
+    print("\nMiB: added by one run, in a fresh process. MiB kept: for the backward pass.")
 
 
 def show_table(title: str, table: Mapping[str, Mapping[str, float]]) -> None:
@@ -101,6 +107,9 @@ def main() -> None:
     parser.add_argument("--model", metavar="RUN", help="trained weights for writing")
     parser.add_argument("--json", metavar="PATH", help='write one object there ("-": print it)')
     options = parser.parse_args()
+    # For the processes that measure memory: glibc gives back at once what is freed, and what is
+    # told repeats within a MiB. Without it, it varies by a third.
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**16))
     told = report(options)
     if options.json == "-":
         print(json.dumps(told))
