@@ -1,7 +1,7 @@
 """Mutual supervision's time and memory, each fast form beside its slow twin in one run.
 
     python benchmarks/bench_mutual.py            paper size and the recipes' own (some minutes)
-    python benchmarks/bench_mutual.py --quick    toy size, a part of the data (two or three)
+    python benchmarks/bench_mutual.py --quick    toy size, a part of the data (two or three minutes)
     ... --real DIR                               real data: DIR/refcoco_boxes/refcoco
     ... --model RUN                              a run of mutual_refcoco_boxes, or its model
     ... --json out.json                          the same numbers as one object ("-": printed)
@@ -13,7 +13,7 @@ Compared in turn, run by run, after both forms were seen to give the same:
 - step 2 with the proposals of the frozen extractor kept;
 - expressions for all of RefCOCO's testA and testB, by boxes.
 MiB is what the first run adds at its peak to the resident memory of a fresh process that had loaded
-model and input: what is alive between the operations, in a step of learning gradients and the
+model and input: what is alive at that moment, in a step of learning gradients and the
 optimiser's state, too, and the code that any first run loads (some 5 MiB, in a step some 20).
 Batches one after another count as the greatest of them. MiB kept is what a forward pass keeps for
 its backward pass. Of writing, the whole process is told, too.
