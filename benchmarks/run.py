@@ -1,7 +1,7 @@
 """Run benchmarks and write one result page each into benchmarks/results/.
 
     python benchmarks/run.py [NAME ...] [--real DIR] [--model RUN]
-    NAME: store, metrics, captions, scenes, vega, mutual
+    NAME: store, metrics, captions, scenes, vega, mutual, photos
 
 A page holds the command, the machine's class, versions, the date and the table as printed. Quote
 ratios from them: absolute times belong to the machine and its moods.
@@ -21,6 +21,8 @@ import psutil
 import torch
 import transformers
 
+from refseg.pull.kept import is_pulled
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 # What each claims, and the arguments of the published run; {real} is the folder of real data.
@@ -31,6 +33,7 @@ BENCHMARKS = {
     "scenes": ("Rendering the embedded world", ["--images", "400"]),
     "vega": ("VEGA at paper size", []),
     "mutual": ("Mutual supervision", ["--real", "{real}"]),
+    "photos": ("From a photograph to masks", ["--real", "{real}"]),
 }
 
 
@@ -46,6 +49,9 @@ def main() -> None:
             parser.error(f"no benchmark {name}; there are {', '.join(BENCHMARKS)}")
         if name == "store" and not (Path(asked.real) / "refcoco_boxes").is_dir():
             print(f"skipped store: no refcoco_boxes in {asked.real} (name it with --real)")
+            continue
+        if name == "photos" and not is_pulled("photos"):
+            print("skipped photos: its weights are not here (refseg models pull photos)")
             continue
         trained = ["--model", asked.model] if asked.model and name == "mutual" else []
         write_page(name, asked.real, trained)
