@@ -24,7 +24,6 @@ half of a reward, is in bench_captions.py.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -39,6 +38,7 @@ from benchmarks.mutual.rewarding import rewards
 from benchmarks.mutual.searching import projections, searches
 from benchmarks.mutual.selecting import one_image, padding
 from benchmarks.mutual.writing import expressions
+from benchmarks.output import hand_over
 
 COLUMNS = {"gmacs": "GMACs", "added_mib": "MiB", "kept_mib": "MiB kept"}
 
@@ -111,12 +111,7 @@ def main() -> None:
     # told repeats within a MiB. Without it, it varies by a third.
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**16))
     told = report(options)
-    if options.json == "-":
-        print(json.dumps(told))
-        return
-    show(told)
-    if options.json:
-        Path(options.json).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    hand_over(told, show, options.json)
 
 
 if __name__ == "__main__":

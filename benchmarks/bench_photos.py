@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import statistics
 import sys
@@ -35,6 +34,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.mutual.measuring import Table, compared
+from benchmarks.output import hand_over
 from refseg.models import PHOTOS, list_bundled
 from refseg.nn.detections import Joining, join
 from refseg.nn.eyes import Eyes, looks
@@ -202,12 +202,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="PATH", help='write one object there ("-": print it)')
     options = parser.parse_args()
     told = report(options)
-    if options.json == "-":
-        print(json.dumps(told))
-        return
-    show(told)
-    if options.json:
-        Path(options.json).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    hand_over(told, show, options.json)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import multiprocessing
 import resource
 import sys
@@ -35,6 +34,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.output import hand_over
 from refseg.methods.vega import Vega, VegaConfig
 from refseg.methods.vega.config import DecoderConfig, SelectionConfig
 from refseg.methods.vega.selection import Selected, VisualSelection
@@ -361,12 +361,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="PATH", help='write one object there ("-": print it)')
     options = parser.parse_args()
     told = report(options.quick, max(1, options.runs))
-    if options.json == "-":
-        print(json.dumps(told))
-        return
-    show(told)
-    if options.json:
-        Path(options.json).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    hand_over(told, show, options.json)
 
 
 if __name__ == "__main__":

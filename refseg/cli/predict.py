@@ -114,7 +114,9 @@ class Answer:
     @property
     def box_xywh(self) -> list[float] | None:
         """The tight box of the mask, px; None for an empty mask."""
-        return _box_xywh(self.prediction.mask)
+        from refseg.ops.masks import mask_to_xywh
+
+        return mask_to_xywh(self.prediction.mask)
 
     def to_json(self) -> dict[str, Any]:
         """See the command's help."""
@@ -134,26 +136,16 @@ class Answer:
 
 
 def _ranked_json(one: Ranked) -> dict[str, Any]:
-    from refseg.ops.masks import rle_encode
+    from refseg.ops.masks import mask_to_xywh, rle_encode
 
     mask = one.mask
     return {
         "mask": rle_encode(mask),
-        "box": _box_xywh(mask),
+        "box": mask_to_xywh(mask),
         "score": round(one.score, 6),
         "category": one.proposal.category,
         "category_score": round(one.proposal.category_score, 6),
     }
-
-
-def _box_xywh(mask: Any) -> list[float] | None:
-    from refseg.ops.masks import mask_to_box
-
-    box = mask_to_box(mask)
-    if box is None:
-        return None
-    x0, y0, x1, y1 = (float(edge) for edge in box)
-    return [x0, y0, x1 - x0, y1 - y0]
 
 
 def _check(threshold: float | None, min_score: float | None, top: int | None) -> None:
@@ -245,13 +237,15 @@ def _write(folder: Path, image: Path, pixels: Any, answers: list[Answer]) -> lis
 
 def _table(answers: list[Answer]) -> Any:
     several = any(answer.ranked is not None for answer in answers)
-    what = ["what"] if several else []
-    made = ui.table(["expression", *what, ">area %", ">box x y w h", ">score", ">ms"])
+    more = ["what"] if several else []
+    made = ui.table(["expression", *more, ">area %", ">box x y w h", ">score", ">ms"])
     lines: list[list[str]] = []
     for answer in answers:
         told, score = answer.prediction, f"{answer.prediction.score:.2f}"
         none = "nothing there" if told.empty else "nothing found"
-        first = [ui.short(answer.expression), *(_category(answer.ranked) if several else [])]
+        ranked = () if told.empty else answer.ranked or ()
+        what = [ranked[0].proposal.category if ranked else ""] if several else []
+        first = [ui.short(answer.expression), *what]
         lines.append([*first, *_place(told.mask, none), score, f"{answer.ms:.0f}"])
         for number, one in enumerate((answer.ranked or ())[1:], 2):
             head = [f"  or {number}.", one.proposal.category]
@@ -259,13 +253,10 @@ def _table(answers: list[Answer]) -> Any:
     return ui.rows(made, lines)
 
 
-def _category(ranked: tuple[Ranked, ...] | None) -> list[str]:
-    """Of the likeliest, which is the answer."""
-    return [ranked[0].proposal.category if ranked else ""]
-
-
 def _place(mask: Any, none: str) -> list[str]:
     """Area and box; `none` stands for the box of an empty mask."""
-    box = _box_xywh(mask)
+    from refseg.ops.masks import mask_to_xywh
+
+    box = mask_to_xywh(mask)
     told = none if box is None else " ".join(f"{edge:.0f}" for edge in box)
     return [ui.percent(float(mask.mean())), told]

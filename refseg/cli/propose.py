@@ -130,14 +130,11 @@ def _ask(
 
 
 def _row(proposal: Proposal) -> Row:
-    from refseg.ops.masks import mask_to_box
+    from refseg.ops.masks import mask_to_xywh
     from refseg.ops.rle import rle_encode
 
     mask = proposal.mask
-    box = mask_to_box(mask)
-    edges = None if box is None else [float(edge) for edge in box]
-    xywh = edges and [edges[0], edges[1], edges[2] - edges[0], edges[3] - edges[1]]
-    return Row(proposal, rle_encode(mask), xywh, int(mask.sum()))
+    return Row(proposal, rle_encode(mask), mask_to_xywh(mask), int(mask.sum()))
 
 
 def _write(path: Path, pixels: Any, rows: list[Row]) -> None:

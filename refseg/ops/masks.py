@@ -179,6 +179,15 @@ def content_rectangle(geometry: Geometry) -> tuple[int, int, int, int]:
     return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
 
 
+def mask_to_xywh(mask: Mask) -> list[float] | None:
+    """The tight box as [x, y, width, height], as data sets write boxes; None without pixels."""
+    box = mask_to_box(mask)
+    if box is None:
+        return None
+    x0, y0, x1, y1 = (float(edge) for edge in box)
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
 def mask_in_net(mask: Mask, geometry: Geometry) -> Mask:
     """A px mask as the network sees it: [net_h, net_w] bool, nearest, padding False."""
     x0, y0, x1, y1 = content_rectangle(geometry)
