@@ -202,9 +202,7 @@ def with_rule(dataset: ReferDataset, rule: MaskRule) -> ReferDataset:
     """The same items with masks joined by `rule` (see `refseg.ops.masks.decode_segmentation`)."""
     if dataset.options.mask_rule == rule:
         return dataset
-    options = replace(dataset.options, mask_rule=rule)
-    parts = (dataset.store, dataset.folder, dataset.split, dataset.labels, dataset.finder)
-    return ReferDataset(*parts, options)
+    return dataset.with_options(mask_rule=rule)
 
 
 Truths = Mapping[MaskRule, list[Sample]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -66,8 +66,4 @@ def matches(method: Any) -> bool:
 
 def with_objects(dataset: ReferDataset) -> ReferDataset:
     """The same items with all objects of their images. Raises LabelsError; see `ReferDataset`."""
-    if dataset.options.objects:
-        return dataset
-    options = replace(dataset.options, objects=True)
-    parts = (dataset.store, dataset.folder, dataset.split, dataset.labels, dataset.finder)
-    return ReferDataset(*parts, options)
+    return dataset if dataset.options.objects else dataset.with_options(objects=True)

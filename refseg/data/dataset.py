@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +97,12 @@ class ReferDataset:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def with_options(self, **changes: Any) -> ReferDataset:
+        """The same split with other fields of `DatasetOptions`. Errors: as for the class."""
+        options = replace(self.options, **changes)
+        parts = (self.store, self.folder, self.split, self.labels, self.finder)
+        return ReferDataset(*parts, options)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the sentences of the view "ref" anew.
