@@ -211,11 +211,13 @@ def mutual_refcoco_boxes() -> Recipe:
 def photos() -> Recipe:
     """Both heads of the model for photographs, learned without a photograph: RefCOCO and RefCOCO+
     by boxes, each image's objects as a detector would tell of them (docs/decisions/0027). A quarter
-    of the expressions is also asked of images that show no such thing (docs/decisions/0028).
+    of the expressions is also asked of images that show no such thing (docs/decisions/0028). Step 2
+    is about RefCOCO's objects, among simulated detections too.
 
-    Command: refseg train photos --set data.name=DIR --set "data.also=[DIR]" --out runs/photos
-    (RefCOCO's and RefCOCO+'s folders; photographs that are to judge it: --set
-    "data.exclude_images=[...]"). Hardware: one CPU core, about an hour. Score: none yet.
+    Command: refseg train photos --set data.name=DIR --set "data.also=[PLUS]" --out runs/photos
+    --set "disambiguation.merge=[PLUS]" (DIR, PLUS: RefCOCO's and RefCOCO+'s folders; photographs
+    that are to judge it: --set "data.exclude_images=[...]"). Hardware: one CPU core, about an hour.
+    Score: none yet.
     """
     base = mutual_refcoco_boxes()
     assert isinstance(base.method, MutualConfig)
@@ -226,8 +228,6 @@ def photos() -> Recipe:
             "method": base.method.model_copy(update={"extractor": extractor, "absent": 0.25}),
             "preprocess": PreprocessConfig(size=1024, fit="whole"),
             "train": base.train.model_copy(update={"steps": 4_000}),
-            "stages": ("train",),
-            "disambiguation": None,
         }
     )
 

@@ -80,21 +80,39 @@ class DetectedThings(nn.Module):
         """
         if self.eyes is not None:
             return self._seen(batch, self.eyes())
-        objects, simulate = objects_of(batch), self.config.simulate
+        if self.training:
+            return self.practise(batch)
+        objects = objects_of(batch)
         things = annotated_things(objects, self.config.classes)
-        if self.training and simulate != "never":
-            if float(torch.rand(())) >= self.config.clean:
-                salt, told = int(torch.randint(2**31, ())), self._colours(batch, things)
-                things = self.detected(self._thinned(things), objects.ann_ids, salt, told)
-        elif simulate == "always":
+        if self.config.simulate == "always":
             things = self.detected(things, objects.ann_ids, 0)
         return self.embed(things)
+
+    def practise(self, batch: Batch) -> Proposals:
+        """What the heads learn from, drawn anew each time: mostly simulated detections, in other
+        places and colours and sometimes without; annotated objects with `simulate="never"`.
+
+        Raises DataError as `forward`.
+        """
+        objects = objects_of(batch)
+        things = annotated_things(objects, self.config.classes)
+        if self.config.simulate != "never" and float(torch.rand(())) >= self.config.clean:
+            salt, told = int(torch.randint(2**31, ())), self._colours(batch, things)
+            things = self.detected(self._thinned(things), objects.ann_ids, salt, told)
+        return self.embed(self._blinded(things))
 
     def _thinned(self, things: Things) -> Things:
         """The same, without half of the objects of some images."""
         device = things.there.device
         thin = torch.rand(len(things.there), 1, device=device) < self.config.thin
         return things.only(things.there & ~(thin & (torch.rand_like(things.sure) < 0.5)))
+
+    def _blinded(self, things: Things) -> Things:
+        """The same, with some images not looked at."""
+        if not (self.config.looks and self.config.blind):
+            return things
+        blind = torch.rand(len(things.looked), device=things.looked.device) < self.config.blind
+        return replace(things, looked=things.looked & ~blind[:, None])
 
     def _colours(self, batch: Batch, things: Things) -> Tensor | None:
         """Those that the batch's words tell of its objects, if looks are learned."""
@@ -153,15 +171,8 @@ class DetectedThings(nn.Module):
         return Proposals(self.norm(x), things.there, boxes=things.boxes)
 
     def _shown(self, things: Things) -> Tensor:
-        """[I, N, A + 1]: square roots of the shares, so that little tells too, and whether known.
-
-        While learning, some images are not looked at.
-        """
-        looked = things.looked
-        if self.training and self.config.blind:
-            blind = torch.rand(len(looked), device=looked.device) < self.config.blind
-            looked = looked & ~blind[:, None]
-        known = looked[..., None].to(things.looks.dtype)
+        """[I, N, A + 1]: square roots of the shares, so that little tells too; whether known."""
+        known = things.looked[..., None].to(things.looks.dtype)
         return torch.cat([things.looks.clamp(min=0).sqrt() * known, known], dim=-1)
 
     def match(self, proposals: Proposals, objects: NetObjects) -> Matching:

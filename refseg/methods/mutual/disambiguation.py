@@ -212,13 +212,13 @@ def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
 
 
 class _Own:
-    """The method's own extractor, asked anew for every batch."""
+    """The method's own extractor, asked anew for every batch; what it simulates is drawn anew."""
 
     def __init__(self, method: Mutual) -> None:
         self.method = method
 
     def __call__(self, batch: Batch) -> tuple[Proposals, Matching]:
-        proposals = self.method.propose(batch)
+        proposals = self.method.practise(batch)
         return proposals, self.method.match(proposals, batch)
 
 

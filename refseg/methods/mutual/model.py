@@ -136,6 +136,14 @@ class Mutual(nn.Module):
         """The proposals of the batch's I images; no expression is read."""
         return self._shown(self.extractor(batch))
 
+    def practise(self, batch: Batch) -> Proposals:
+        """The proposals that step 2 learns from: as `propose`, but for an extractor that learns
+        from more than it is asked (`DetectedThings.practise`).
+        """
+        if isinstance(self.extractor, DetectedThings):
+            return self._shown(self.extractor.practise(batch))
+        return self.propose(batch)
+
     def _shown(self, proposals: Proposals) -> Proposals:
         """Proposals as the heads see them."""
         if not self.config.end_to_end:

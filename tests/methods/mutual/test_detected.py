@@ -15,13 +15,14 @@ from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.methods.mutual.config import DetectedExtractorConfig
 from refseg.methods.mutual.detected import DetectedThings
+from refseg.methods.mutual.disambiguation import _Own
 from refseg.methods.mutual.loss import selection_loss
 from refseg.methods.mutual.objects import objects_of
 from refseg.methods.mutual.things import LOOKS, Things, annotated_things, box_overlap
 from refseg.ops.boxes import box_iou
 from refseg.types import Batch, Objects, Sample
-from tests.methods.toy import toy_batch
-from tests.methods.toy_configs import mutual_config
+from tests.methods.toy import toy_batch, toy_samples
+from tests.methods.toy_configs import detected_config, mutual_config
 
 KINDS = ("person", "dog", "person")
 BOXES = np.array([[4, 6, 20, 36], [30, 2, 50, 30], [10, 20, 60, 38]], np.float32)
@@ -172,10 +173,29 @@ def test_some_images_are_not_looked_at_while_learning() -> None:
     things = annotated_things(objects_of(batch_of(*[(0, 1, 2)] * 200)), COCO_CLASSES)
     seen = replace(things, looks=torch.rand(200, 3, LOOKS), looked=things.there)
     for blind in (0.0, 0.25, 1.0):
-        known = extractor(blind=blind).train()._shown(seen)[..., -1]
+        known = extractor(blind=blind)._blinded(seen).looked
         assert (known == known[:, :1]).all()
-        assert float(known.mean()) == pytest.approx(1 - blind, abs=0.1)
-    assert extractor().eval()._shown(seen)[..., -1].all()
+        assert float(known.double().mean()) == pytest.approx(1 - blind, abs=0.1)
+    assert extractor()._shown(seen)[..., -1].all()
+
+
+def test_step_2_learns_from_detections_without_being_in_train_mode() -> None:
+    torch.manual_seed(0)
+    simulating = DetectedExtractorConfig(width=32, mlp_width=32, clean=0, blind=0, thin=0)
+    method = Mutual(mutual_config(simulating)).eval()
+    batch = batch_of((0, 1, 2), (1, 2))
+    asked, _ = _Own(method)(batch)
+    again, matching = _Own(method)(batch)
+    assert asked.boxes is not None
+    assert again.boxes is not None
+    assert asked.boxes.shape != again.boxes.shape or bool((asked.boxes != again.boxes).any())
+    torch.testing.assert_close(matching.proposal, method.match(again, batch).proposal)
+    plain = method.propose(batch)
+    torch.testing.assert_close(plain.features, method.propose(batch).features)
+    annotated = Mutual(mutual_config(detected_config())).eval()
+    shapes = toy_batch(toy_samples(2), share_images=True)
+    told = (annotated.practise(shapes).features, annotated.propose(shapes).features)
+    torch.testing.assert_close(*told)
 
 
 def test_some_images_lose_half_of_their_objects_while_learning() -> None:
