@@ -21,11 +21,12 @@ from refseg.data.scenes.model import Scene, SceneObject
 from refseg.data.scenes.oracle import referents
 from refseg.data.scenes.serial import read_scenes
 from refseg.data.store import cache_folder
+from refseg.demo_photographs import PhotoShown, tell_photographs
 from refseg.describe import MATCHED, describe
 from refseg.evaluate import Answers, Options, Report, evaluate_all
 from refseg.meaning import world_of
 from refseg.metrics.iou import mask_counts
-from refseg.models import Model
+from refseg.models import PHOTOS, Model
 from refseg.page import Page
 from refseg.predict import Predictor, Segmenter
 from refseg.types import Labels, Sample
@@ -204,10 +205,17 @@ def score(
 
 
 def demo_page(
-    model: str, shown: Sequence[Shown], reports: Sequence[Report], written: Sequence[WrittenRow]
+    model: str,
+    shown: Sequence[Shown],
+    reports: Sequence[Report],
+    written: Sequence[WrittenRow],
+    photographs: Sequence[PhotoShown] = (),
 ) -> str:
     """The demonstration as one HTML page."""
-    page = Page(f"refseg demo: {model}")
+    page = Page("refseg demo")
+    if photographs:
+        tell_photographs(page, photographs, PHOTOS)
+    page.heading(f"Rendered scenes: {model}")
     page.text(
         "Each expression below was given to the model together with its picture, and nothing "
         "else. The referent is what the oracle of the rendered world says that the expression "

@@ -21,16 +21,16 @@ import torch
 from refseg import models
 from refseg.data.tokens import clean
 from refseg.describe import MATCHED, Described, check_writes, describe
-from refseg.errors import ConfigError, DataError, ImageError, NoProposal
-from refseg.models import Model
+from refseg.errors import ConfigError, DataError, ImageError, ModelError, NoProposal
+from refseg.models import PHOTOS, Model
 from refseg.ops.boxes import box_iou
 from refseg.ops.images import Source, load_image
 from refseg.propose import Proposal, check_proposes, list_proposals
+from refseg.pull.kept import pulled_folder
 from refseg.rank import KEEP, Ranked, check_ranks, ranked
 from refseg.region import Region, RegionLike, read_region
 from refseg.types import Batch, Expression, Prediction, Sample
 
-DEFAULT_MODEL = "vega-scenes"
 AT_ONCE = 16  # expressions in one pass: more would only cost memory
 
 
@@ -268,12 +268,27 @@ def refuse(prediction: Prediction, least: float) -> Prediction:
     return replace(prediction, mask=np.zeros_like(prediction.mask), empty=True)
 
 
-def load(name: str | Path = DEFAULT_MODEL, device: str = "auto") -> Segmenter:
-    """A bundled model's name, a model folder or a hub id, ready to use.
+def load(name: str | Path | None = None, device: str = "auto") -> Segmenter:
+    """A bundled model's name, a model folder or a hub id, ready to use; None: `default_model()`.
 
     device: "auto" takes a GPU where there is one. Raises UnknownName, ModelError, ConfigError.
     """
-    return Segmenter(**vars(models.load(name, pick_device(device))))
+    named = default_model() if name is None else name
+    return Segmenter(**vars(models.load(named, pick_device(device))))
+
+
+def default_model() -> str:
+    """The model for photographs, "photos". Raises ModelError, telling how to pull what it sees by,
+    as long as that has not been pulled whole.
+    """
+    try:
+        pulled_folder(PHOTOS)
+    except ModelError as error:
+        raise ModelError(
+            error.message,
+            remedy=f"{error.remedy}, or name another model: vega-scenes knows rendered scenes",
+        ) from None
+    return PHOTOS
 
 
 def pick_device(name: str) -> str:
@@ -291,7 +306,7 @@ def pick_device(name: str) -> str:
 
 
 def segment(
-    image: Source, text: str | list[str], *, model: str | Path = DEFAULT_MODEL
+    image: Source, text: str | list[str], *, model: str | Path | None = None
 ) -> Prediction | list[Prediction]:
     """One question, one call. It loads the model each time; keep `load(...)` for many."""
     return load(model).segment(image, text)

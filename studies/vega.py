@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from refseg.errors import ConfigError, RefsegError, UnknownName
-from refseg.predict import DEFAULT_MODEL, load
+from refseg.predict import load
 from studies import (
     ablation,
     consistency,
@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--figures", type=Path, default=FIGURES, help="folder of the pictures")
         one.add_argument("--data", type=Path, help="folder of the real photographs")
         if name != "ablation":
-            one.add_argument("--model", default=DEFAULT_MODEL, help="bundled name or folder")
+            one.add_argument("--model", default="vega-scenes", help="bundled name or folder")
         if name == "ksweep":
             one.add_argument("--mode", choices=("inference", "train"), default="inference")
             one.add_argument("--k", nargs="+", metavar="PERCENT", help="with --mode train")

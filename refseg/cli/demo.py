@@ -10,11 +10,14 @@ import typer
 from refseg.cli import ui
 from refseg.cli.evaluate import show as show_reports
 from refseg.cli.options import Device, Json, at_least_one, rendering
+from refseg.cli.pull import in_megabytes
+from refseg.errors import ModelError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from refseg.demo import Shown, WrittenRow
+    from refseg.demo_photographs import PhotoShown
 
 
 def demo(
@@ -25,13 +28,21 @@ def demo(
         str, typer.Option(help="A bundled model, a model folder or a hub id.", metavar="NAME|DIR")
     ] = "vega-scenes",
     images: Annotated[int, typer.Option(help="Images to score.", metavar="N")] = 200,
+    photographs: Annotated[
+        bool,
+        typer.Option(
+            help="Also show two photographs, by the model for photographs; what it sees by is "
+            "pulled as by `refseg models pull photos`. Offline they are left out.",
+        ),
+    ] = True,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Segment expressions in rendered scenes, write some, score, and leave pictures and a page.
+    """Segment expressions in two photographs and in rendered scenes, write some, score, and leave
+    pictures and a page.
 
-    Renders the val split of `scenes` on first use. JSON: {"page", "pictures", "rows", "written",
-    "scores"}.
+    Renders the val split of `scenes` and pulls weights for photographs on first use. JSON: {"page",
+    "pictures", "photographs", "described", "rows", "written", "scores"}.
     """
     at_least_one("--images", images)
     with ui.results_only(json):
@@ -59,27 +70,84 @@ def demo(
             written = write_about(load(WRITER, device), world, shown)
         else:
             ui.note(f"no expressions are written: {WRITER} is not in this installation")
+        taken = _photographs(device) if photographs else []
         if not json:
+            if taken:
+                ui.show(_answered(taken))
+                ui.show(_said(taken))
             ui.show(_table(shown))
             if written:
                 ui.show(_written(written))
-        pictures = [out / f"{one.name}.png" for one in shown]
-        for path, one in zip(pictures, shown, strict=True):
+        drawn: list[PhotoShown | Shown] = [*taken, *shown]
+        pictures = [out / f"{one.name}.png" for one in drawn]
+        for path, one in zip(pictures, drawn, strict=True):
             atomic_write_bytes(path, one.picture())
         dataset, limit = scored_split(world, images)
         with ui.progress(f"scoring {limit:,} expressions", limit) as tick:
             reports = score(loaded, dataset, limit, tick)
         page = out / "index.html"
-        atomic_write_text(page, demo_page(loaded.name, shown, reports, written))
+        atomic_write_text(page, demo_page(loaded.name, shown, reports, written, taken))
     if json:
         files = {"page": str(page), "pictures": [str(path) for path in pictures]}
+        photos = {
+            "photographs": [row.to_json() for one in taken for row in one.rows],
+            "described": [row.to_json() for one in taken for row in one.said],
+        }
         rows = [row.to_json() for one in shown for row in one.rows]
-        told = {"rows": rows, "written": [row.to_json() for row in written]}
+        told = {**photos, "rows": rows, "written": [row.to_json() for row in written]}
         ui.emit_json({**files, **told, "scores": [one.to_json() for one in reports]})
         return
     show_reports(reports)
     for path in (*pictures, page):
         ui.say(str(path))
+
+
+def _photographs(device: str) -> list[PhotoShown]:
+    """What the model for photographs answers; nothing, and why, where it cannot be had."""
+    from refseg.demo_photographs import show_photographs
+    from refseg.models import PHOTOS, list_bundled
+    from refseg.predict import load
+    from refseg.pull import run
+
+    if PHOTOS not in list_bundled():
+        ui.note(f"no photographs are shown: {PHOTOS} is not in this installation")
+        return []
+    try:
+        with ui.progress_by_title() as told:
+            run.pull(PHOTOS, progress=in_megabytes(told), note=ui.note)
+    except ModelError as error:
+        ui.warn(f"no photographs are shown: {error.message} ({error.remedy})")
+        return []
+    ui.note(f"loading {PHOTOS}")
+    return list(show_photographs(load(PHOTOS, device)))
+
+
+def _answered(shown: list[PhotoShown]) -> Table:
+    made = ui.table(["photograph", "expression", "answer", ">score", ">ms"])
+    for one in shown:
+        ui.rows(
+            made,
+            (
+                (row.picture, row.expression, row.kind or "nothing there", f"{row.score:.2f}",
+                 f"{row.ms:.0f}")
+                for row in one.rows
+            ),
+        )  # fmt: skip
+        made.add_section()
+    return made
+
+
+def _said(shown: list[PhotoShown]) -> Table:
+    made = ui.table(["photograph", "object", "written", "refers back", ">margin"])
+    return ui.rows(
+        made,
+        (
+            (one.picture, one.kind, one.expression, "yes" if one.refers_back else "no",
+             f"{one.margin:.2f}")
+            for each in shown
+            for one in each.said
+        ),
+    )  # fmt: skip
 
 
 def _table(shown: list[Shown]) -> Table:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg.cli import ui
-from refseg.cli.options import Device, Json, check_writable
+from refseg.cli.options import Device, Json, ModelName, check_writable
 from refseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -38,9 +38,7 @@ def describe(
             help="The region as a box in pixels: left, top, width, height.", metavar="X,Y,W,H"
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="A bundled model, a model folder or a hub id.", metavar="NAME|DIR")
-    ] = "mutual-scenes",
+    model: ModelName = None,
     beams: Annotated[
         int,
         typer.Option(
@@ -178,7 +176,11 @@ def _one_of(mask: Path | None, box: str | None) -> Path | Box:
 
 
 def _ask(
-    image: Path, where: Path | Box, model: str, search: tuple[int, int | None, bool], device: str
+    image: Path,
+    where: Path | Box,
+    model: str | None,
+    search: tuple[int, int | None, bool],
+    device: str,
 ) -> Answer:
     # The cheap checks come first: nobody should wait for a model to learn of a typing slip.
     from refseg.ops.images import load_image

@@ -32,21 +32,42 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _bundled() -> Iterator[Check]:
-    """The models in the package: their files as shipped, and one image through the default one."""
-    from refseg.doctor import Check, one_image, shipped
-    from refseg.models import BUNDLED, list_bundled, list_encoders
-    from refseg.predict import DEFAULT_MODEL, load
+#: Segments the picture of the self test where the model for photographs has no weights to see by.
+SCENES_MODEL = "vega-scenes"
 
-    names = list_bundled()
-    if DEFAULT_MODEL not in names:
-        yield Check("models", "fail", f"{DEFAULT_MODEL} is not there", "install refseg again")
+
+def _bundled() -> Iterator[Check]:
+    """The models in the package: their files as shipped, and one image through one of them."""
+    from refseg.doctor import Check, one_image, shipped
+    from refseg.models import BUNDLED, PHOTOS, list_bundled, list_encoders
+    from refseg.predict import load
+
+    names, tested = list_bundled(), SCENES_MODEL
+    if SCENES_MODEL not in names:
+        yield Check("models", "fail", f"{SCENES_MODEL} is not there", "install refseg again")
     for name in names:
         yield shipped(BUNDLED / name)
     for name in list_encoders():
         yield shipped(BUNDLED / "encoders" / name)
-    if DEFAULT_MODEL in names:
-        yield one_image(lambda image, text: load(DEFAULT_MODEL, "cpu").segment(image, text))
+    if PHOTOS in names:
+        check = _pulled(PHOTOS)
+        yield check
+        tested = PHOTOS if check.status == "ok" else tested
+    if tested in names:
+        yield one_image(lambda image, text: load(tested, "cpu").segment(image, text))
+
+
+def _pulled(name: str) -> Check:
+    """Whether what the model sees by is in the cache, every byte of it."""
+    from refseg.doctor import Check
+    from refseg.errors import ModelError
+    from refseg.pull.kept import pulled_folder
+
+    try:
+        folder = pulled_folder(name, hashes=True)
+    except ModelError as error:
+        return Check(f"weights of {name}", "warn", error.message, error.remedy)
+    return Check(f"weights of {name}", "ok", f"pulled, as listed: {folder}")
 
 
 def _show(checks: list[Check]) -> None:

@@ -20,6 +20,14 @@ Json = Annotated[
 Device = Annotated[
     str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1, ...", metavar="D")
 ]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="A bundled model, a model folder or a hub id. [default: photos, for photographs]",
+        metavar="NAME|DIR",
+    ),
+]
 DataName = Annotated[
     str,
     typer.Option(

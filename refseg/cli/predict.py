@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg.cli import ui
-from refseg.cli.options import Device, Json, at_least_one
+from refseg.cli.options import Device, Json, ModelName, at_least_one
 from refseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ def predict(
     expressions: Annotated[
         list[str], typer.Argument(help="What to look for, each in quotes.", metavar="EXPRESSION")
     ],
-    model: Annotated[
-        str, typer.Option(help="A bundled model, a model folder or a hub id.", metavar="NAME|DIR")
-    ] = "vega-scenes",
+    model: ModelName = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Where PNG files go. [default: out; with --json: none]", metavar="DIR"),
@@ -156,7 +154,7 @@ def _check(threshold: float | None, min_score: float | None, top: int | None) ->
 
 
 def _ask(
-    image: Path, expressions: list[str], model: str, device: str, asked: Asked
+    image: Path, expressions: list[str], model: str | None, device: str, asked: Asked
 ) -> tuple[list[Answer], Any]:
     # The cheap checks come first: nobody should wait for a model to learn of a typing slip.
     from refseg.data.tokens import clean
@@ -174,7 +172,9 @@ def _ask(
         loaded.min_score = asked.min_score
     for text in texts:
         if not loaded.tokenizer.knows(text):
-            ui.warn(f'no word of "{ui.short(text)}" is known to {model}: its mask means nothing')
+            ui.warn(
+                f'no word of "{ui.short(text)}" is known to {loaded.name}: its mask means nothing'
+            )
     predictor = Predictor(loaded)
     start = time.perf_counter()
     predictions = predictor.set_image(pixels).segment(texts)

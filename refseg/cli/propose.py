@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refseg.cli import ui
-from refseg.cli.options import Device, Json, at_least_one, check_writable
+from refseg.cli.options import Device, Json, ModelName, at_least_one, check_writable
 from refseg.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,9 +23,7 @@ def propose(
     image: Annotated[
         Path, typer.Argument(help="A JPEG, PNG, WebP, BMP, GIF, TIFF or PPM file.", metavar="IMAGE")
     ],
-    model: Annotated[
-        str, typer.Option(help="A bundled model, a model folder or a hub id.", metavar="NAME|DIR")
-    ] = "mutual-scenes",
+    model: ModelName = None,
     min_score: Annotated[
         float,
         typer.Option(help="Leave out proposals that are less likely to be objects.", metavar="P"),
@@ -111,7 +109,7 @@ def _check(min_score: float, top: int | None, distinct: float | None) -> None:
 
 
 def _ask(
-    image: Path, model: str, device: str, chosen: tuple[float, int | None, float | None]
+    image: Path, model: str | None, device: str, chosen: tuple[float, int | None, float | None]
 ) -> tuple[list[Row], Any, int]:
     """The rows asked for, the image [H, W, 3], and how many proposals there were."""
     # The cheap checks come first: nobody should wait for a model to learn of a typing slip.

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from refseg import models
+from refseg import models, predict
 from refseg.cli.main import app
 from refseg.models import save
 from tests.methods.toy import drawn_scene, toy_model
@@ -22,7 +22,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of bundled models with one toy in it, under the default model's name."""
+    """A folder of bundled models with one toy in it, which is the default."""
     folder = tmp_path_factory.mktemp("checkpoints")
     model = toy_model("vega")
     model.card = {
@@ -42,6 +42,7 @@ def sandbox(cache: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("REFSEG_SCENES_IMAGES", str(WORLD_IMAGES))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(models, "BUNDLED", bundle)
+    monkeypatch.setattr(predict, "default_model", lambda: "vega-scenes")
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refseg import models
+from refseg import models, predict
 from refseg.describe import Described, describe, writers
 from refseg.errors import ConfigError, DataError, ImageError
 from refseg.ops.boxes import box_iou
@@ -253,7 +253,8 @@ def test_models_that_cannot_do_it_are_refused(
     monkeypatch.setattr(models, "BUNDLED", tmp_path / "bundled")
     assert writers() == ["mutual-scenes"]
     refused(ask(tmp_path / "reader"), "reader (method mutual)", "these can: mutual-scenes")
-    assert run("describe", photo, "--box", TOLD).exit_code == 0  # the default model
+    monkeypatch.setattr(predict, "default_model", lambda: "mutual-scenes")
+    assert run("describe", photo, "--box", TOLD).exit_code == 0
 
 
 # -- in Python ----------------------------------------------------------------------------------

@@ -1,0 +1,38 @@
+"""A model for photographs without weights: untrained heads, and eyes that are told what to see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from refseg import models, predict
+from refseg.methods.mutual.config import DetectedExtractorConfig
+from tests.cli.mutual import toy_mutual
+from tests.methods.mutual.test_photographs import WHOLE, ToldEyes
+
+
+def shelve_photos(shelf: Path) -> None:
+    """Put the model into a folder of bundled ones."""
+    looking = DetectedExtractorConfig(width=32, mlp_width=16, least=0.2, most=5)
+    model = toy_mutual(looking, absent=0.25)
+    model.preprocess = WHOLE
+    models.save(shelf / "photos", model)
+
+
+def open_eyes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToldEyes:
+    """As if the weights had been pulled into `folder`."""
+    told = ToldEyes()
+
+    class Opened:
+        @staticmethod
+        def load(given: Path, device: torch.device) -> Any:
+            assert given == folder
+            return told
+
+    for module in (models, predict):
+        monkeypatch.setattr(module, "pulled_folder", lambda name: folder)
+    monkeypatch.setattr(models, "Eyes", Opened)
+    return told
