@@ -13,7 +13,13 @@ from pathlib import Path
 
 from refseg.methods.mutual.config import RECORDS
 from refseg.models import PHOTOS
-from studies import detector, photographs_chain, photographs_choice, photographs_nothing
+from studies import (
+    detector,
+    photographs_chain,
+    photographs_choice,
+    photographs_nothing,
+    photographs_written,
+)
 from studies.base import RESULTS
 from studies.command import Studied, carry_out, positive, told
 from studies.mutual_boxes import NEVER, never_trained
@@ -22,6 +28,7 @@ ABOUT = {
     "detections": "what the detector tells of annotated objects; writes what training draws from",
     "choice": "which object is meant: RefCOCO and RefCOCO+ by boxes, and by simulated detections",
     "nothing": "whether a score tells that nothing is there, and the threshold below which it does",
+    "written": "whether what is written means its object to another model",
     "chain": "photographs with RefCOCO's and RefCOCO+'s expressions, and what limits the masks",
 }
 
@@ -35,7 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def command(parsed: argparse.Namespace) -> str:
     """What makes this study's result again, without anything that names a machine."""
-    needed = ["--photos", "."] if parsed.study == "nothing" else []
+    needed = [word for name in NEEDED.get(parsed.study, ()) for word in (f"--{name}", ".")]
     own = _parser().parse_args([parsed.study, "--real", ".", *needed])
     return told("studies.photographs", own, parsed, parsed.study)
 
@@ -59,13 +66,29 @@ def _nothing(parsed: argparse.Namespace) -> Studied:
     return parsed.model, photographs_nothing.run(asked)
 
 
+def _written(parsed: argparse.Namespace) -> Studied:
+    never = never_trained(parsed.real, parsed.never)
+    asked = photographs_written.WrittenAbout(
+        parsed.real, parsed.photos, parsed.judge, parsed.model, never, parsed.limit
+    )
+    return parsed.model, photographs_written.run(asked)
+
+
 def _chain(parsed: argparse.Namespace) -> Studied:
     never = never_trained(parsed.real, parsed.never)
     asked = photographs_chain.Chain(parsed.real, parsed.model, never, parsed.limit)
     return parsed.model, photographs_chain.run(asked)
 
 
-STUDIES = {"detections": _detections, "choice": _choice, "nothing": _nothing, "chain": _chain}
+STUDIES = {
+    "detections": _detections,
+    "choice": _choice,
+    "nothing": _nothing,
+    "written": _written,
+    "chain": _chain,
+}
+#: Beside --real, what a study must be told.
+NEEDED = {"nothing": ("photos",), "written": ("photos", "judge")}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,7 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     for study in one.values():
         study.add_argument("--never", type=Path, help=never)
     photos = "holds refcoco/ and refcoco+/ with their photographs"
-    one["nothing"].add_argument("--photos", type=Path, required=True, help=photos)
+    judge = "folder of a model that was trained by itself, with another seed"
+    for name, needed in NEEDED.items():
+        one[name].add_argument("--photos", type=Path, required=True, help=photos)
+        if "judge" in needed:
+            one[name].add_argument("--judge", type=Path, required=True, help=judge)
     one["detections"].add_argument("--records", type=Path, default=RECORDS, help="file to write")
     return parser
 

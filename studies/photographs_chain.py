@@ -7,6 +7,8 @@ words are needed for, and a perfect choice among the same masks ("oracle").
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from refseg.evaluate import Options, evaluate_all
 from refseg.methods.mutual.model import MutualOutputs
 from refseg.models import PHOTOS, Model
 from refseg.nn.eyes import Eyes
+from refseg.predict import Predictor
 from refseg.pull.kept import pulled_folder
 from refseg.types import ALL_LABELS, Prediction, Sample
 from studies.base import Outcome, learned_from, say
@@ -78,9 +81,29 @@ def run(asked: Chain) -> Outcome:
         for variant, kind in told.items():
             model.method.see_by(_given(kind))
             rows.append(_scores(name, variant, model, dataset, asked))
+    model.method.see_by(_given(eyes))
+    taken = seconds(model, [open_data(asked.real / name, "val", ALL_LABELS) for name in DATA])
     data = [f"{name} val, photographs" for name in DATA]
-    numbers = {"rows": rows, "photographs": len(photographs)}
+    numbers = {"rows": rows, "photographs": len(photographs), "seconds": taken}
     return Outcome(numbers, [PROTOCOL], data, learned_from(model), {"bootstrap": 0})
+
+
+def seconds(model: Model, datasets: Sequence[ReferDataset]) -> dict[str, float]:
+    """Medians over photographs: of the first expression with everything that is seen, and of each
+    further one.
+    """
+    first, further = [], []
+    for dataset in datasets:
+        for group in dataset.groups_by_image():
+            samples, predictor = dataset.samples(group), Predictor(model)
+            start = time.perf_counter()
+            predictor.set_image(samples[0].image).segment(samples[0].text)
+            first.append(time.perf_counter() - start)
+            for sample in samples[1:]:
+                start = time.perf_counter()
+                predictor.segment(sample.text)
+                further.append(time.perf_counter() - start)
+    return {"first": statistics.median(first), "further": statistics.median(further)}
 
 
 def check_judged(dataset: ReferDataset, never: frozenset[int]) -> None:

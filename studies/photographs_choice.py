@@ -46,13 +46,11 @@ class Choice:
     limit: int | None = None
 
 
-class AmongDetections:
-    """A model that is shown simulated detections of the annotated objects."""
+class ByBox:
+    """A model whose choice among detections is told as one of the annotated objects."""
 
     def __init__(self, model: Model) -> None:
         self.model, self.name, self.card = model, model.name, model.card
-        extractor = model.method.extractor
-        extractor.config = extractor.config.model_copy(update={"simulate": "always"})
 
     @torch.inference_mode()
     def scores(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
@@ -72,6 +70,15 @@ class AmongDetections:
         told[hit, chosen[hit]] = 0
         counts = objects.known.sum(dim=1)[batch.image_of].tolist()
         return [row[:k] for row, k in zip(told.numpy(), counts, strict=True)]
+
+
+class AmongDetections(ByBox):
+    """A model that is shown simulated detections of the annotated objects."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        extractor = model.method.extractor
+        extractor.config = extractor.config.model_copy(update={"simulate": "always"})
 
 
 def check_left_out(card: Mapping[str, Any], never: frozenset[int]) -> None:

@@ -77,6 +77,48 @@ def nothing(numbers: Numbers) -> Values:
     }
 
 
+def written(numbers: Numbers) -> Values:
+    """Of `studies/text/photographs_written.md`."""
+    head = (
+        "objects", "who wrote", "n", "understood", "95 % interval", "CIDEr", "words", "runs on",
+    )  # fmt: skip
+    names = {
+        "people": "people",
+        "greedy": "photos, greedy",
+        "beams": f"photos, best of {numbers['beams']} beams",
+        "checked": "photos, the first of these that it finds again",
+    }
+    rows = []
+    for row in numbers["rows"]:
+        told = [f"{row[name]:.{digits}f}" if name in row else "-" for name, digits in _WORDED]
+        runs = percent(row["runs on"]) if "runs on" in row else "-"
+        own = [row["data"], names[row["writer"]], f"{row['n']:,}", f"**{percent(row['hit'])}**"]
+        rows.append([*own, between(row["interval"]), *told, runs])
+    seen = next(row["seen"] for row in numbers["rows"] if row["data"].endswith("photographs"))
+    examples = [
+        ["; ".join(one["people"]), one["written"] or "-", _found(one)]
+        for one in numbers["examples"]
+    ]
+    judge = numbers["judge"]
+    return {
+        "table": table(head, rows),
+        "examples": table(("people", "photos", "understood"), examples),
+        "seen": percent(seen),
+        "judge": f"{judge['name']}, seed {judge.get('seed', 'unknown')}, "
+        f"{judge.get('steps', 'unknown')} steps, weights sha256 {judge['sha256']}",
+    }
+
+
+#: Of what is written: measure, digits.
+_WORDED = (("CIDEr", 3), ("words", 1))
+
+
+def _found(one: Mapping[str, object]) -> str:
+    if not one["seen"]:
+        return "not detected"
+    return "yes" if one["hit"] else "no"
+
+
 def chain(numbers: Numbers) -> Values:
     """Of `studies/text/photographs_chain.md`."""
     head = (
@@ -98,4 +140,15 @@ def chain(numbers: Numbers) -> Values:
                 percent(metrics.get("oracle")),
             )
         )
-    return {"table": table(head, rows), "photographs": f"{numbers['photographs']:,}"}
+    seconds = numbers["seconds"]
+    return {
+        "table": table(head, rows),
+        "photographs": f"{numbers['photographs']:,}",
+        "first": f"{seconds['first']:.2f} s",
+        "further": f"{1000 * seconds['further']:.1f} ms",
+    }
+
+
+def headline(numbers: Numbers) -> Numbers:
+    """Of the study "chain" what the summary tells: the model as it is."""
+    return {"reports": [row for row in numbers["rows"] if row["variant"] == "photos"]}

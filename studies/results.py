@@ -25,7 +25,13 @@ TEXT = Path(__file__).parent / "text"
 PAGE = RESULTS.parent / "results.md"
 README = RESULTS.parents[1] / "README.md"
 # The studies that the summary is made from, and what their pictures are.
-MEASURED = {"main": "rendered", "mutual_scenes": "rendered", "photos": "photographs"}
+MEASURED = {
+    "photographs_chain": "photographs",
+    "main": "rendered",
+    "mutual_scenes": "rendered",
+    "photos": "photographs",
+}
+HEADLINES: Mapping[str, Callable[[Any], Any]] = {"photographs_chain": photographs_page.headline}
 WRITER = "mutual_scenes"
 Record = Mapping[str, Any]
 Values = Mapping[str, str]
@@ -116,7 +122,7 @@ def _plain(value: Any) -> str:
 def _summary(records: Mapping[str, Record | None]) -> str:
     """The bundled models on every val split: what they read, and what one of them writes."""
     measured = [
-        (kind, record["numbers"])
+        (kind, HEADLINES.get(name, dict)(record["numbers"]))
         for name, kind in MEASURED.items()
         if (record := records.get(name)) is not None
     ]
@@ -226,6 +232,7 @@ SECTIONS: Mapping[str, Callable[[Record], Values]] = {
     "photographs_detections": photographs_page.detections,
     "photographs_choice": photographs_page.choice,
     "photographs_nothing": photographs_page.nothing,
+    "photographs_written": photographs_page.written,
     "photographs_chain": photographs_page.chain,
 }
 COMMANDS = {
@@ -240,11 +247,12 @@ COMMANDS = {
     "mutual_ablation-parts": "python -m studies.mutual ablation --table parts --seeds 0 1 2",
     "mutual_ablation-written": "python -m studies.mutual ablation --table written --seeds 0 1 2",
     "photographs_detections": "python -m studies.photographs detections --real DIR",
-    "photographs_choice": "python -m studies.photographs choice --real DIR --model RUN/model",
-    "photographs_nothing": (
-        "python -m studies.photographs nothing --real DIR --photos DIR --model RUN/model"
+    "photographs_choice": "python -m studies.photographs choice --real DIR",
+    "photographs_nothing": ("python -m studies.photographs nothing --real DIR --photos DIR"),
+    "photographs_written": (
+        "python -m studies.photographs written --real DIR --photos DIR --judge RUN/model"
     ),
-    "photographs_chain": "python -m studies.photographs chain --real DIR --model RUN/model",
+    "photographs_chain": "python -m studies.photographs chain --real DIR",
 }
 
 

@@ -33,12 +33,13 @@ from studies.detections import (
     measured,
     records_of,
 )
+from studies.photographs_chain import seconds
 from studies.photographs_choice import AmongDetections, check_left_out
 from studies.photographs_eyes import Colourless, KnowsClasses, Remembering, identity
 from studies.photographs_nothing import measured as measured_scores
 from studies.photographs_nothing import questions, scored, threshold
 from tests.data.refer_trees import make_refer
-from tests.methods.mutual.test_photographs import ToldEyes, batch_of, image, model
+from tests.methods.mutual.test_photographs import SEEN, ToldEyes, batch_of, image, model
 
 Q = len(COCO_CLASSES)
 
@@ -250,12 +251,31 @@ def test_tables() -> None:
     spread = {"mIoU": [0.5, 0.7], "oIoU": [0.4, 0.6]}
     chain = photographs_page.chain(
         {"rows": [{"data": "refcoco", "variant": "baseline:whole-image", "metrics": one,
-                   "intervals": spread}], "photographs": 21}
+                   "intervals": spread}], "photographs": 21,
+         "seconds": {"first": 1.234, "further": 0.0061}}
     )  # fmt: skip
+    assert (chain["first"], chain["further"]) == ("1.23 s", "6.1 ms")
     assert (
         "| refcoco | whole image | **60.0** | 50.0 to 70.0 | 50.0 | 40.0 to 60.0 | 70.0 | - |"
         in chain["table"]
     )
+
+
+def test_the_headline_is_the_model_as_it_is() -> None:
+    rows = [{"variant": name} for name in ("photos", "baseline:whole-image", "without colours")]
+    assert photographs_page.headline({"rows": rows}) == {"reports": rows[:1]}
+
+
+def test_how_long_it_takes_is_told_of_every_photograph(tmp_path: Path) -> None:
+    dataset = open_data(make_refer(tmp_path), "train", Labels.parse("text"))
+    told: Any = ToldEyes()
+    hw = dataset.samples([0])[0].image.shape[:2]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SEEN, hw, ([[0, 0, 20, 20]], [(0, 0.9)]))
+        made = model(told)
+        taken = seconds(made, [dataset])
+    assert len(told.asked) == len(dataset.groups_by_image())
+    assert taken["first"] > 0 < taken["further"]
 
 
 def test_a_model_that_may_have_seen_the_judging_images_is_refused() -> None:
@@ -271,6 +291,11 @@ def test_the_command_names_no_machine() -> None:
     words = ["choice", "--real", "/some/where/refcoco_boxes", "--model", "/runs/photos/model"]
     told = photographs.command(photographs._parser().parse_args(words))
     assert told == "python -m studies.photographs choice --real refcoco_boxes --model model"
+    words = ["written", "--real", "/a/boxes", "--photos", "/a/photos", "--judge", "/runs/j/model"]
+    told = photographs.command(photographs._parser().parse_args(words))
+    assert told == (
+        "python -m studies.photographs written --real boxes --photos photos --judge model"
+    )
 
 
 def test_bad_input_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
