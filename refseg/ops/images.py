@@ -24,7 +24,7 @@ Rgb = NDArray[np.uint8]
 Source = str | Path | Image.Image | NDArray[Any]
 
 MAX_SIDE = 16_384
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 120_000_000  # a photograph of 108 megapixels, as some telephones take, and some room
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 PADDING_RGB = (124, 116, 104)  # ImageNet's mean colour: zero after normalisation
 

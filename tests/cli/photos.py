@@ -14,9 +14,9 @@ from tests.cli.mutual import toy_mutual
 from tests.methods.mutual.test_photographs import WHOLE, ToldEyes
 
 
-def shelve_photos(shelf: Path) -> None:
-    """Put the model into a folder of bundled ones."""
-    looking = DetectedExtractorConfig(width=32, mlp_width=16, least=0.2, most=5)
+def shelve_photos(shelf: Path, least: float = 0.2) -> None:
+    """Put the model into a folder of bundled ones. least: probability of what it takes as seen."""
+    looking = DetectedExtractorConfig(width=32, mlp_width=16, least=least, most=5)
     model = toy_mutual(looking, absent=0.25)
     model.preprocess = WHOLE
     models.save(shelf / "photos", model)

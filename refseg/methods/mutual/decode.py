@@ -19,14 +19,17 @@ def decode(
 
     score: the probability that the selection head gives its choice, among all proposals and, where
     it has learned to say so (nothing, s0 [1]), that nothing is meant. candidates: all masks of the
-    image. With boxes as proposals the mask is the box, filled; an image without any gives
-    an empty mask and the score 0.
+    image. With boxes as proposals the mask is the box, filled; an image without any proposal shows
+    nothing of what is asked for: an empty mask, the score 0, and `empty`.
     """
     best = scores.argmax(dim=1)
+    bare = [False] * len(best)
+    if proposals.there is not None:
+        bare = (~proposals.there.any(dim=1))[batch.image_of].tolist()
     sure = chances(scores, nothing).gather(1, best[:, None])[:, 0].tolist()
     if proposals.masks is None:
         assert proposals.boxes is not None
-        return _boxes(proposals.boxes[batch.image_of, best], sure, batch)
+        return _boxes(proposals.boxes[batch.image_of, best], sure, batch, bare)
     logits = proposals.masks.detach().float()
     chosen = logits[batch.image_of, best][:, None]
     full = F.interpolate(chosen, batch.geometry[0].net_hw, mode="bilinear", align_corners=False)
@@ -38,17 +41,19 @@ def decode(
             geometry,
             in_net[row].sigmoid().numpy(),
             candidates=proposals.candidates[int(batch.image_of[row])],
+            empty=bare[row],
         )
         for row, geometry in enumerate(batch.geometry)
     ]
 
 
-def _boxes(boxes: Tensor, sure: list[float], batch: Batch) -> list[Prediction]:
+def _boxes(boxes: Tensor, sure: list[float], batch: Batch, bare: list[bool]) -> list[Prediction]:
     """boxes: [B, 4] in 0..1; NaN, or no extent, for none."""
     found = boxes.double().cpu().numpy()
     made = []
-    for box, one, g in zip(found, sure, batch.geometry, strict=True):
+    for box, one, g, nothing in zip(found, sure, batch.geometry, bare, strict=True):
         height, width = g.original_hw
         px = box * (width, height, width, height)
-        made.append(Prediction(box_mask(px.astype(np.float32), g.original_hw), one, g))
+        mask = box_mask(px.astype(np.float32), g.original_hw)
+        made.append(Prediction(mask, one, g, empty=nothing))
     return made

@@ -158,9 +158,11 @@ def test_nothing_detected_is_no_mask_and_no_certainty() -> None:
     first, *_ = made.predict(samples((32, 32)))
     assert not first.mask.any()
     assert first.score == 0
+    assert first.empty
     mixed = made.predict(samples((32, 32), (40, 64)))
     assert not mixed[0].mask.any()
     assert mixed[-1].mask.any()
+    assert [one.empty for one in mixed] == [True, True, False, False]
 
 
 def test_a_region_is_described_by_the_detection_that_fits() -> None:
