@@ -20,6 +20,8 @@ from refseg.methods import METHODS
 from refseg.metrics.protocols import PROTOCOLS
 from refseg.recipes.catalog import ENCODERS, get_encoder, get_recipe
 from refseg.recipes.overrides import apply_overrides
+from tests.cli.photos import open_eyes
+from tests.methods.mutual.test_photographs import SEEN
 from tests.methods.toy import drawn_scene, toy_model
 from tests.pages import (
     DOCS,
@@ -132,13 +134,15 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sandbox(
     cache_folder: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
-    """An empty folder with a picture in it, a small world, and the bundled model."""
+    """An empty folder with a picture in it, a small world, and the bundled models."""
     monkeypatch.setenv("REFSEG_CACHE", str(cache_folder))
     monkeypatch.setenv("REFSEG_SCENES_IMAGES", "28")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(models, "BUNDLED", bundle)
     monkeypatch.chdir(tmp_path)
     Image.fromarray(drawn_scene(0, (192, 320))[0][1]).save(tmp_path / "photo.jpg")
+    open_eyes(tmp_path, monkeypatch)  # as after `refseg models pull photos`
+    monkeypatch.setitem(SEEN, (192, 320), SEEN[40, 64])
     return tmp_path
 
 

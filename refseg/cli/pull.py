@@ -21,8 +21,7 @@ def pull(
     name: Annotated[
         str,
         typer.Argument(
-            help="photos: the parts for ordinary photographs; the model that will use them is not "
-            "there yet.",
+            help="photos: what the model for ordinary photographs sees by.",
             metavar="NAME",
         ),
     ],
