@@ -1,6 +1,7 @@
 """Put a trained model into the package: float16, small enough, with its card and its sums.
 
     python -m studies.bundle RUN NAME      for example: runs/vega_scenes vega-scenes
+    python -m studies.bundle RUN photos --min-score 0.2      below it "nothing there", as measured
     python -m studies.bundle --encoder runs/swin_scenes swin-scenes
 
 The folder refseg/checkpoints/NAME (encoders/NAME) is replaced whole. Refused if over 12 MB.
@@ -23,9 +24,14 @@ from refseg.nn.weights import read_state
 LIMIT_BYTES = 12_000_000
 
 
-def bundle(run: Path, name: str, checkpoints: Path = models.BUNDLED) -> Path:
-    """Write `checkpoints/name` from `run/model`; return it. Raises ModelError if it is too big."""
-    model = replace(models.load(run / "model"), name=name)
+def bundle(
+    run: Path, name: str, checkpoints: Path = models.BUNDLED, min_score: float = 0.0
+) -> Path:
+    """Write `checkpoints/name` from `run/model`; return it. min_score: see `models.Model`.
+
+    Raises ModelError if it is too big.
+    """
+    model = replace(models.load(run / "model"), name=name, min_score=min_score)
     model.card = {**model.card, "numbers": "float16 on disk, float32 when loaded"}
     folder = checkpoints / name
     ready = folder.with_name(f".{name}.new")
@@ -67,9 +73,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
+    parser.add_argument("--min-score", type=float, default=0.0, help="the model's own [0: none]")
     parser.add_argument("--encoder", action="store_true", help="RUN trained an encoder")
     asked = parser.parse_args()
-    print((bundle_encoder if asked.encoder else bundle)(asked.run, asked.name))
+    if asked.encoder:
+        print(bundle_encoder(asked.run, asked.name))
+    else:
+        print(bundle(asked.run, asked.name, min_score=asked.min_score))
 
 
 if __name__ == "__main__":

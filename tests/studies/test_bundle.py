@@ -23,10 +23,13 @@ def test_a_bundle_is_whole_small_and_nearly_the_same(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["toy"]
     assert shipped(folder).status == "ok"
     back = models.load(folder)
-    assert back.name == "toy"
+    assert (back.name, back.min_score) == ("toy", 0.0)
     one, other = trained.method.state_dict(), back.method.state_dict()
     for name, value in one.items():
         torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-6)
+    bundling.bundle(tmp_path / "run", "toy", tmp_path / "checkpoints", min_score=0.2)
+    assert models.load(folder).min_score == 0.2
+    assert shipped(folder).status == "ok"
 
 
 def test_too_big_is_refused_and_leaves_nothing(
