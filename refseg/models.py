@@ -245,10 +245,7 @@ def load(name: str | Path, device: str = "cpu", *, eyes: bool = True) -> Model:
     _check_words(folder, method, tokenizer)
     method.eval().to(device)
     if eyes and getattr(method, "wants_eyes", False):
-        # Where the method is when first asked: it may be moved after it was loaded.
-        method.see_by(
-            cache(lambda: Eyes.load(pulled_folder(PHOTOS), next(method.parameters()).device))
-        )
+        method.see_by(cache(lambda: _open_eyes(method)))
     return Model(
         folder.name,
         described.method,
@@ -258,6 +255,13 @@ def load(name: str | Path, device: str = "cpu", *, eyes: bool = True) -> Model:
         described.card,
         described.min_score,
     )
+
+
+def _open_eyes(method: Any) -> Eyes:
+    """What was pulled, every byte of it (80 ms), where the method is when it is first asked: it may
+    be moved after it was loaded. Raises ModelError.
+    """
+    return Eyes.load(pulled_folder(PHOTOS, hashes=True), next(method.parameters()).device)
 
 
 def _build_described(folder: Path, described: ModelFile) -> Any:

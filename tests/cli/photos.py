@@ -32,7 +32,11 @@ def open_eyes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToldEyes:
             assert given == folder
             return told
 
-    for module in (models, predict):
-        monkeypatch.setattr(module, "pulled_folder", lambda name: folder)
+    def whole(name: str, *, hashes: bool) -> Path:
+        assert hashes, "what is looked through is checked to the byte"
+        return folder
+
+    monkeypatch.setattr(models, "pulled_folder", whole)
+    monkeypatch.setattr(predict, "pulled_folder", lambda name: folder)
     monkeypatch.setattr(models, "Eyes", Opened)
     return told

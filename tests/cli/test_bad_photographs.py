@@ -37,7 +37,7 @@ def pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             return made
 
     monkeypatch.setattr(models, "BUNDLED", shelf)
-    monkeypatch.setattr(models, "pulled_folder", lambda name: tmp_path)
+    monkeypatch.setattr(models, "pulled_folder", lambda name, **_: tmp_path)
     monkeypatch.setattr(models, "Eyes", Opened)
     monkeypatch.setattr(predict, "default_model", lambda: "photos")
 

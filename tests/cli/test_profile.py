@@ -168,7 +168,7 @@ def test_wrong_names_and_numbers(run: Run) -> None:
 def test_what_a_model_sees_by_is_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Small eyes and heads: the parts of both, and as many things as an ordinary photograph has."""
     eyes = small_eyes()
-    monkeypatch.setattr(models, "pulled_folder", lambda name: tmp_path)
+    monkeypatch.setattr(models, "pulled_folder", lambda name, **_: tmp_path)
     monkeypatch.setattr(models.Eyes, "load", lambda folder, device: eyes)
     config = mutual_config(DetectedExtractorConfig(width=32, mlp_width=16))
     whole = PreprocessConfig(size=eyes.side, fit="whole")
