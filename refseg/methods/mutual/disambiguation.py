@@ -58,6 +58,17 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class Meant:
+    """The E objects: image_of, target [E] int64, the image and the proposal of each; same: see
+    `Mutual.same`.
+    """
+
+    image_of: Tensor
+    target: Tensor
+    same: Tensor | None
+
+
+@dataclass(frozen=True)
 class Rollout:
     """log_p: [E, Q, L] with gradient. mask: [E, Q, L]. rewards: [E, Q]. greedy: [E] or None.
 
@@ -108,17 +119,18 @@ class Disambiguation(nn.Module):
         image_of = batch.image_of[rows]
         assert batch.targets is not None
         ids = objects_of(batch).ann_ids[image_of, batch.targets[rows]].tolist()
+        meant = Meant(image_of, target, method.same(proposals, batch, rows))
         memory = method.remember(proposals, image_of, target)
         found = [method.generator.write(_detached(memory), beams=self.config.beams, rank="sum")]
         greedy = None
         if self.config.with_greedy or self.config.baseline == "greedy":
             best = method.generator.write(_detached(memory), beams=1)
             if self.config.baseline == "greedy":
-                greedy = self._rewards(proposals, image_of, target, ids, best)[2][:, 0]
+                greedy = self._rewards(proposals, meant, ids, best)[2][:, 0]
             if self.config.with_greedy:
                 found.append(unlike(best, found[0]))
         parts = [
-            (*self._follow(one, memory), *self._rewards(proposals, image_of, target, ids, one))
+            (*self._follow(one, memory), *self._rewards(proposals, meant, ids, one))
             for one in found
         ]
         log_p, mask, clear, cider, rewards = map(_side_by_side, zip(*parts, strict=True))
@@ -169,13 +181,12 @@ class Disambiguation(nn.Module):
     def _rewards(
         self,
         proposals: Proposals,
-        image_of: Tensor,
-        target: Tensor,
+        meant: Meant,
         ids: Sequence[int],
         found: Found,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(unambiguity, CIDEr, r) [E, Q] of the sentences; zeros where there is none."""
-        shape = found.log_p.shape
+        shape, target = found.log_p.shape, meant.target
         owner, place = torch.nonzero(found.mask.any(dim=-1), as_tuple=True)
         words = found.words.tolist()
         lengths = found.lengths.tolist()
@@ -191,15 +202,16 @@ class Disambiguation(nn.Module):
             owner, place = owner[said], place[said]
             spoken = [texts[index] for index in said]
             read, mask = (part.to(target.device) for part in self.texts.read(spoken))
-            scores = self.method.score(proposals, image_of[owner], read, mask)
+            scores = self.method.score(proposals, meant.image_of[owner], read, mask)
             longest = self.method.generator.config.max_words - 1  # ends where it was cut off
             whole = [len(written[index]) < longest for index in said]
             ended = [t + self.texts.end * w for t, w in zip(spoken, whole, strict=True)]
             known = self.texts.cider([ids[e] for e in owner.tolist()], ended)
             similar = torch.from_numpy(known).to(total)
-            clear[owner, place] = unambiguity(scores, target[owner], self.config)
+            right = None if meant.same is None else meant.same[owner]
+            clear[owner, place] = unambiguity(scores, target[owner], self.config, right)
             cider[owner, place] = similar
-            total[owner, place] = reward(scores, target[owner], similar, self.config)
+            total[owner, place] = reward(scores, target[owner], similar, self.config, right)
         return clear, cider, total
 
 

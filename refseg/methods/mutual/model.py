@@ -144,6 +144,16 @@ class Mutual(nn.Module):
             return self._shown(self.extractor.practise(batch))
         return self.propose(batch)
 
+    def same(self, proposals: Proposals, batch: Batch, rows: Tensor) -> Tensor | None:
+        """[E, N] bool: all proposals that show what the expressions `rows` [E] mean. None where the
+        matched one alone does, which is the paper's case: detections may be of one thing.
+        """
+        if not isinstance(self.extractor, DetectedThings):
+            return None
+        assert batch.targets is not None
+        doubles = self.extractor.doubles(proposals, objects_of(batch))
+        return doubles[batch.image_of[rows], batch.targets[rows]]
+
     def _shown(self, proposals: Proposals) -> Proposals:
         """Proposals as the heads see them."""
         if not self.config.end_to_end:
@@ -177,11 +187,7 @@ class Mutual(nn.Module):
         terms = self.extractor.loss(proposals, objects, matching, self.loss_weight(batch))
         rows, target = chosen_objects(matching, batch)
         if outputs.scores is not None:
-            right = None
-            if isinstance(self.extractor, DetectedThings):
-                assert batch.targets is not None
-                same = self.extractor.doubles(proposals, objects)
-                right = same[batch.image_of[rows], batch.targets[rows]]
+            right = self.same(proposals, batch, rows)
             loss = selection_loss(outputs.scores, rows, target, batch.weights, right, self.nothing)
             terms["selection"] = config.selection_weight * loss
             if self.nothing is not None:

@@ -21,20 +21,37 @@ from torch import Tensor
 from refseg.methods.mutual.config import PolicyConfig
 
 
-def unambiguity(scores: Tensor, target: Tensor, config: PolicyConfig) -> Tensor:
-    """The reward's first half, in 0..alpha, float32: S [..., N], k [...] int64 -> [...]."""
+def unambiguity(
+    scores: Tensor, target: Tensor, config: PolicyConfig, right: Tensor | None = None
+) -> Tensor:
+    """The reward's first half, in 0..alpha, float32: S [..., N], k [...] int64 -> [...].
+
+    right: bool [..., N], others that are as right as k, or None. Where an object is detected twice
+    the chances are added up (ours): no words tell the two apart. The sigmoid looks at k alone.
+    """
     chosen = target[..., None]
     if config.form == "sigmoid":
         return config.alpha * scores.float().gather(-1, chosen)[..., 0].sigmoid()
-    return config.alpha * (scores.float() / config.tau).softmax(-1).gather(-1, chosen)[..., 0]
+    chance = (scores.float() / config.tau).softmax(-1)
+    own = chance.gather(-1, chosen)[..., 0]
+    if right is not None:
+        own = own + (chance * right).scatter(-1, chosen, 0.0).sum(-1)
+    return config.alpha * own
 
 
-def reward(scores: Tensor, target: Tensor, cider: Tensor | None, config: PolicyConfig) -> Tensor:
+def reward(
+    scores: Tensor,
+    target: Tensor,
+    cider: Tensor | None,
+    config: PolicyConfig,
+    right: Tensor | None = None,
+) -> Tensor:
     """r(Y, k) without gradient, float32 [...]: 0 < r <= alpha + 10 (CIDEr's own range is 0..10).
 
-    cider: [...] or None, which stands for zeros (allowed only if config.cider is 0).
+    cider: [...] or None, which stands for zeros (allowed only if config.cider is 0). right: see
+    `unambiguity`.
     """
-    value = unambiguity(scores.detach(), target, config)
+    value = unambiguity(scores.detach(), target, config, right)
     if config.cider == 0:
         return value
     if cider is None:

@@ -15,12 +15,14 @@ from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.methods.mutual.config import DetectedExtractorConfig
 from refseg.methods.mutual.detected import DetectedThings
-from refseg.methods.mutual.disambiguation import _Own
+from refseg.methods.mutual.disambiguation import Meant, _Own
 from refseg.methods.mutual.loss import selection_loss
+from refseg.methods.mutual.model import chosen_objects
 from refseg.methods.mutual.objects import objects_of
 from refseg.methods.mutual.things import LOOKS, Things, annotated_things, box_overlap
 from refseg.ops.boxes import box_iou
 from refseg.types import Batch, Objects, Sample
+from tests.methods.mutual.test_disambiguation import learner_of
 from tests.methods.toy import toy_batch, toy_samples
 from tests.methods.toy_configs import detected_config, mutual_config
 
@@ -196,6 +198,48 @@ def test_step_2_learns_from_detections_without_being_in_train_mode() -> None:
     shapes = toy_batch(toy_samples(2), share_images=True)
     told = (annotated.practise(shapes).features, annotated.propose(shapes).features)
     torch.testing.assert_close(*told)
+
+
+def test_the_reward_adds_up_what_a_thing_detected_twice_is_chosen_by() -> None:
+    torch.manual_seed(1)
+    simulating = DetectedExtractorConfig(width=32, mlp_width=32, clean=0, blind=0, thin=0)
+    learner = learner_of(Mutual(mutual_config(simulating)))
+    method, batch = learner.method, batch_of((0, 1, 2))
+    object_box = BOXES[0] / np.array([64, 40, 64, 40], np.float32)
+    for _ in range(50):  # until the object is detected more than once
+        proposals, matching = learner.source(batch)
+        assert proposals.boxes is not None
+        boxes = proposals.boxes[0].numpy()
+        every = BOXES / np.array([64, 40, 64, 40], np.float32)
+        fits = [
+            box_iou(object_box[None], box[None])[0, 0] >= 0.5
+            and box_iou(every, box[None])[:, 0].argmax() == 0
+            for box in boxes
+        ]
+        if sum(fits) > 1 and int(matching.proposal[0, 0]) >= 0:
+            break
+    else:
+        pytest.fail("no draw detects it twice")
+    rows, target = chosen_objects(matching, batch)
+    same = method.same(proposals, batch, rows)
+    assert same is not None
+    assert same[0].tolist() == fits
+    image_of = batch.image_of[rows]
+    memory = method.remember(proposals, image_of, target)
+    with torch.no_grad():
+        found = method.generator.write(memory, beams=3)
+        meant = Meant(image_of, target, same)
+        clear, _, _ = learner._rewards(proposals, meant, [0], found)
+    for place, (ids, length) in enumerate(
+        zip(found.words[0].tolist(), found.lengths[0].tolist(), strict=True)
+    ):
+        text = learner.texts.spell(ids[:length])
+        words, mask = learner.texts.read([text])
+        with torch.no_grad():
+            scores = method.score(proposals, image_of, words, mask)[0] / learner.config.tau
+        chance = scores.softmax(0)
+        wanted = sum(float(chance[n]) for n in range(len(fits)) if fits[n] or n == int(target))
+        assert float(clear[0, place]) == pytest.approx(learner.config.alpha * wanted, rel=1e-4)
 
 
 def test_some_images_lose_half_of_their_objects_while_learning() -> None:

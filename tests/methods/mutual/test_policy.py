@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -231,3 +232,19 @@ def test_rewards_are_taken_as_numbers() -> None:
     assert greedy.grad is None
     with pytest.raises(ValueError, match="greedy sentence"):
         baseline(rewards, torch.ones(3, 4) / 4, "greedy")
+
+
+def test_what_is_detected_twice_earns_what_both_earn() -> None:
+    scores = torch.tensor([[1.0, 2.0, 0.5, -torch.inf]]).expand(3, 4)
+    target = torch.tensor([0, 1, 2])
+    right = torch.tensor([[False, True, False, False]]).expand(3, 4)
+    config = PolicyConfig(tau=2.0, alpha=3.0)
+    chance = [math.exp(s / 2) for s in (1.0, 2.0, 0.5)]
+    wanted = [3 * sum(chance[n] for n in {k, 1}) / sum(chance) for k in range(3)]
+    found = unambiguity(scores, target, config, right)
+    torch.testing.assert_close(found, torch.tensor(wanted))
+    cider = torch.tensor([0.5, 0.0, 1.0])
+    torch.testing.assert_close(reward(scores, target, cider, config, right), found + cider)
+    sigmoid = PolicyConfig(form="sigmoid")
+    alone = unambiguity(scores, target, sigmoid)
+    torch.testing.assert_close(unambiguity(scores, target, sigmoid, right), alone)
