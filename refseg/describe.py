@@ -45,8 +45,9 @@ class Described:
 
 @dataclass(frozen=True)
 class Verdict:
-    """hit: the judge's best proposal is the region's. margin: probability of the region's proposal
-    minus that of the best other one, -1..1. matched: False where no proposal of the judge stands
+    """hit: the judge's best proposal is the region's, or of detections another of the same thing.
+    margin: probability of the region's proposal (of all these) minus that of the best other one,
+    -1..1. matched: False where no proposal of the judge stands
     for the region, which is no hit by a margin of -1.
     """
 
@@ -300,10 +301,10 @@ def _judge(judge: Model, seen: _Seen, texts: Sequence[str]) -> list[Verdict]:
     mask = torch.from_numpy(encoded.mask).to(judge.device)
     scores = judge.method.score(seen.proposals, seen.image_of, words, mask)
     chance = scores.float().softmax(dim=1)
-    own = chance.gather(1, seen.target[:, None])[:, 0]
-    others = chance.scatter(1, seen.target[:, None], -1.0)
+    same = judge.method.alike(seen.proposals, seen.image_of, seen.target)
+    own = (chance * same).sum(dim=1)
     # A lone proposal has no rival; its margin is its own probability.
-    best = others.amax(dim=1).clamp(min=0.0)
-    hits = (scores.argmax(dim=1) == seen.target).tolist()
+    best = chance.masked_fill(same, 0.0).amax(dim=1)
+    hits = same.gather(1, scores.argmax(dim=1)[:, None])[:, 0].tolist()
     margins = (own - best).tolist()
     return [Verdict(hit, margin) for hit, margin in zip(hits, margins, strict=True)]

@@ -27,7 +27,8 @@ from refseg.errors import ConfigError
 from refseg.method import ParameterGroup, check_groups, split_decay
 from refseg.methods.mutual.config import PolicyConfig
 from refseg.methods.mutual.generator import Memory
-from refseg.methods.mutual.model import Mutual, chosen_objects
+from refseg.methods.mutual.meant import chosen_objects
+from refseg.methods.mutual.model import Mutual
 from refseg.methods.mutual.objects import objects_of
 from refseg.methods.mutual.policy import policy_loss, reward, token_log_p, unambiguity
 from refseg.methods.mutual.proposals import Matching, Proposals

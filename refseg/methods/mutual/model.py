@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from refseg.errors import ConfigError
 from refseg.method import ParameterGroup, check_groups, split_decay
@@ -42,6 +43,7 @@ from refseg.methods.mutual.generator import Generator, Memory
 from refseg.methods.mutual.loss import generation_loss, selection_loss
 from refseg.methods.mutual.mask2former import Mask2FormerExtractor
 from refseg.methods.mutual.matching import match_shares
+from refseg.methods.mutual.meant import alike, chosen_objects
 from refseg.methods.mutual.nearest import nearest_boxes
 from refseg.methods.mutual.objects import objects_of
 from refseg.methods.mutual.proposals import Extractor, Matching, Proposals
@@ -145,14 +147,22 @@ class Mutual(nn.Module):
         return self.propose(batch)
 
     def same(self, proposals: Proposals, batch: Batch, rows: Tensor) -> Tensor | None:
-        """[E, N] bool: all proposals that show what the expressions `rows` [E] mean. None where the
-        matched one alone does, which is the paper's case: detections may be of one thing.
+        """[E, N] bool: all detections of what the expressions `rows` [E] mean; None where proposals
+        are no detections, and the matched one alone is right, as in the paper.
         """
         if not isinstance(self.extractor, DetectedThings):
             return None
         assert batch.targets is not None
         doubles = self.extractor.doubles(proposals, objects_of(batch))
         return doubles[batch.image_of[rows], batch.targets[rows]]
+
+    def alike(self, proposals: Proposals, image_of: Tensor, target: Tensor) -> Tensor:
+        """[E, N] bool: the proposals target [E] of images image_of [E] and, of detections, those of
+        the same thing (`alike`): an expression that leads to one of them leads to it.
+        """
+        if self.reads_pixels and isinstance(self.extractor, DetectedThings):
+            return alike(proposals, image_of, target)
+        return F.one_hot(target, proposals.features.shape[1]).bool()
 
     def _shown(self, proposals: Proposals) -> Proposals:
         """Proposals as the heads see them."""
@@ -375,20 +385,6 @@ def make_extractor(
     if isinstance(config, DetectedExtractorConfig):
         return DetectedThings(config)
     return Mask2FormerExtractor(config)
-
-
-def chosen_objects(matching: Matching, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(rows, k), both [E] int64: the expressions, 0..B-1, that mean one object which some proposal
-    stands for, and that proposal, 0..N-1.
-
-    matching: of the batch's I images. The other expressions (no target, several, an object
-    without extent, more objects than proposals) have nothing to say to the heads. However badly
-    the proposal fits, it is learned from.
-    """
-    assert batch.targets is not None
-    found = matching.proposal[batch.image_of, batch.targets.clamp(min=0)]
-    rows = torch.nonzero((batch.targets >= 0) & (found >= 0))[:, 0]
-    return rows, found[rows]
 
 
 def only_writes() -> ConfigError:

@@ -17,7 +17,7 @@ from refseg.methods.mutual.config import DetectedExtractorConfig
 from refseg.methods.mutual.detected import DetectedThings
 from refseg.methods.mutual.disambiguation import Meant, _Own
 from refseg.methods.mutual.loss import selection_loss
-from refseg.methods.mutual.model import chosen_objects
+from refseg.methods.mutual.meant import chosen_objects
 from refseg.methods.mutual.objects import objects_of
 from refseg.methods.mutual.things import LOOKS, Things, annotated_things, box_overlap
 from refseg.ops.boxes import box_iou

@@ -12,7 +12,7 @@ from torch import Tensor
 from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.loss import generation_loss, selection_loss
 from refseg.methods.mutual.mask2former import Mask2FormerExtractor
-from refseg.methods.mutual.model import chosen_objects
+from refseg.methods.mutual.meant import chosen_objects
 from refseg.methods.mutual.proposals import Matching
 from refseg.types import Batch
 from tests.methods.mutual.toy import FIRST, RESNET, first_weight, shaken

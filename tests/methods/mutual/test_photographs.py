@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -217,6 +217,30 @@ def test_a_box_that_fits_badly_is_told_with_its_iou(
     assert told.expressions
     with pytest.warns(UserWarning, match=f"nearest to the region has an IoU of {iou:.2f} with it"):
         assert tuple(predictor.describe(box)) == told.expressions
+
+
+def test_an_expression_that_leads_to_a_double_leads_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    boxes: list[list[float]] = [[0, 0, 30, 40], [1, 0, 31, 40], [34, 0, 60, 50]]
+    monkeypatch.setitem(SEEN, (50, 60), (boxes, [(0, 0.9), (5, 0.5), (0, 0.4)]))
+    made = model(ToldEyes())
+    batch = batch_of((50, 60))
+    proposals = made.method.propose(batch)
+    image_of, target = torch.zeros(3, dtype=torch.int64), torch.arange(3)
+    same = made.method.alike(proposals, image_of, target)
+    assert same.tolist() == [[True, True, False], [True, True, False], [False, False, True]]
+    scores = torch.tensor([0.0, 2.0, 1.0])
+    monkeypatch.setattr(made.method, "score", lambda *_: scores[None])
+    chance = scores.softmax(0).tolist()
+    own = Objects(np.array([7]), boxes_xyxy=np.array([boxes[0]], np.float32))
+    seen = replace(Picture(0, image((50, 60))), objects=own)
+    (verdict,) = refer_back(made, [seen], [(0, 0)], ["left red disc"])
+    assert verdict.hit
+    assert verdict.margin == pytest.approx(chance[0] + chance[1] - chance[2], abs=1e-5)
+    made.method.see_by(None)
+    alone = made.method.alike(proposals, image_of, target)
+    assert alone.tolist() == torch.eye(3).bool().tolist()
 
 
 def test_where_nothing_is_detected_nothing_is_described() -> None:

@@ -12,7 +12,7 @@ from refseg.errors import DataError
 from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.config import MatchingConfig
 from refseg.methods.mutual.loss import selection_loss
-from refseg.methods.mutual.model import chosen_objects
+from refseg.methods.mutual.meant import chosen_objects
 from refseg.models import Model
 from refseg.types import Picture
 from tests.methods.toy import losses, toy_batch, toy_model, toy_samples
