@@ -1,8 +1,8 @@
 """refseg: segment what words point at, and write words that point at a region.
 
     import refseg
-    model = refseg.load("vega-scenes")
-    masks = model.segment("photo.png", ["left red ball", "the cube behind it"])
+    model = refseg.load()                    # photos, once `refseg models pull photos` is done
+    masks = model.segment("photo.jpg", ["left man in white", "the dog"])
 
 Nothing heavy is imported until it is used.
 """

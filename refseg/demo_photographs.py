@@ -62,6 +62,11 @@ class PhotoRow:
     ms: float
     mask: NDArray[np.bool_]
 
+    def cells(self) -> tuple[str, ...]:
+        """Of a table: photograph, expression, answer, score, ms."""
+        answer = self.kind or "nothing there"
+        return self.picture, self.expression, answer, f"{self.score:.2f}", f"{self.ms:.0f}"
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the mask."""
         told = {"picture": self.picture, "expression": self.expression, "empty": not self.kind}
@@ -77,6 +82,11 @@ class Said:
     expression: str
     refers_back: bool
     margin: float
+
+    def cells(self) -> tuple[str, ...]:
+        """Of a table: photograph, object, sentence, whether it refers back, margin."""
+        back = "yes" if self.refers_back else "no"
+        return self.picture, self.kind, self.expression, back, f"{self.margin:.2f}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -107,7 +117,13 @@ def show_photographs(model: Segmenter) -> Iterator[PhotoShown]:
     """Each of `PHOTOGRAPHS`, asked and described. Raises ModelError as the model's eyes do."""
     for photograph in PHOTOGRAPHS:
         image, predictor = photograph.read(), Predictor(model)
-        rows = tuple(_row(predictor, photograph, image, text) for text in photograph.asked)
+        start = time.perf_counter()
+        predictor.set_image(image)
+        looking = 1000 * (time.perf_counter() - start)
+        rows = tuple(
+            _row(predictor, photograph.name, text, looking * (place == 0))
+            for place, text in enumerate(photograph.asked)
+        )
         largest = sorted(_sure(predictor.propose()), key=lambda one: -int(one.mask.sum()))
         said = (
             one for found in largest[:DESCRIBED] for one in _said(predictor, photograph.name, found)
@@ -126,43 +142,30 @@ def tell_photographs(page: Page, shown: Sequence[PhotoShown], model: str) -> Non
     page.gallery((one.picture(), _credit(one.photograph)) for one in shown)
     page.table(
         ("photograph", "expression", "answer", "score", "ms"),
-        (
-            (row.picture, row.expression, row.kind or "nothing there", f"{row.score:.2f}",
-             f"{row.ms:.0f}")
-            for one in shown
-            for row in one.rows
-        ),
-    )  # fmt: skip
+        (row.cells() for one in shown for row in one.rows),
+    )
     page.text(
         "And the other way round, about the largest objects: does the sentence refer back to its "
         "object, and by what margin?"
     )
     page.table(
         ("photograph", "object", "written", "back", "margin"),
-        (
-            (one.picture, one.kind, one.expression, "yes" if one.refers_back else "no",
-             f"{one.margin:.2f}")
-            for each in shown
-            for one in each.said
-        ),
-    )  # fmt: skip
+        (row.cells() for one in shown for row in one.said),
+    )
 
 
 def _credit(photograph: Photograph) -> str:
     return f"{photograph.name}: photograph by {photograph.by}, {photograph.licence}"
 
 
-def _row(
-    predictor: Predictor, photograph: Photograph, image: NDArray[np.uint8], text: str
-) -> PhotoRow:
+def _row(predictor: Predictor, name: str, text: str, spent: float) -> PhotoRow:
+    """spent: ms before the question."""
     start = time.perf_counter()
-    if text == photograph.asked[0]:
-        predictor.set_image(image)
     answer = predictor.segment(text)
-    spent = 1000 * (time.perf_counter() - start)
+    spent += 1000 * (time.perf_counter() - start)
     best = predictor.rank(text, keep=1)
     kind = "" if answer.empty or not best else best[0].proposal.category
-    return PhotoRow(photograph.name, text, kind, answer.score, spent, answer.mask)
+    return PhotoRow(name, text, kind, answer.score, spent, answer.mask)
 
 
 def _sure(proposals: Sequence[Proposal]) -> list[Proposal]:

@@ -121,7 +121,11 @@ def evaluate_expressions(
     written.sort(key=lambda one: one.about.ann_id)
     written, world_note = _with_meaning(dataset, written)
     told = [_left_out(left_out), world_note, _of_part(dataset, limit, len(written))]
-    tally = _Tally(written, [*filter(None, told), *scribe.notes()], _too_long(model, written))
+    tally = _Tally(
+        written,
+        [*filter(None, told), *scribe.notes()],
+        too_long(model, [one.text for one in written]),
+    )
     tally.count(merged, with_meteor)
     return TextReport(
         model.name,
@@ -174,13 +178,13 @@ def runs_on(text: str) -> bool:
     return repeats(unrolled(text))
 
 
-def _too_long(model: Any, written: Sequence[Written]) -> list[bool]:
+def too_long(model: Any, texts: Sequence[str]) -> list[bool]:
     """Whether each sentence has as many word pieces as the writer can write."""
     longest = getattr(model.method, "word_limits", {}).get("generator.max_words")
     if longest is None:
-        return [False] * len(written)
+        return [False] * len(texts)
     # Not the method's own encode: it cuts at the length in question and refuses empty texts.
-    pieces = model.tokenizer.tokenizer.encode_batch([one.text for one in written])
+    pieces = model.tokenizer.tokenizer.encode_batch(list(texts))
     return [len(one.ids) >= longest for one in pieces]
 
 

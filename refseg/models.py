@@ -38,7 +38,7 @@ from refseg.types import Batch, Prediction, Sample
 
 BUNDLED = Path(refseg.__file__).parent / "checkpoints"
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
-PHOTOS = "photos"  # what is pulled for models that see photographs
+PHOTOS = "photos"  # the bundled model for photographs, and what is pulled for it to see by
 
 
 class ModelFile(BaseModel):
@@ -59,7 +59,8 @@ class ModelFile(BaseModel):
 class Model:
     """A method with everything it needs to answer. card: what it is and what it learned from.
 
-    min_score: below it an answer to a person is "nothing there", as measured; 0: always something.
+    min_score: below it an answer to a person is "nothing there", as measured; 0: always something,
+    where anything is found.
     """
 
     name: str

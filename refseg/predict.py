@@ -47,7 +47,8 @@ class Segmenter(Model):
         """The mask of what `text` means in `image`; several texts give a list, in order.
 
         image: a path, a PIL image, or uint8 [H, W] or [H, W, 3] RGB. Where the score is below
-        the model's own `min_score` (0 for most), the mask is empty and so is the answer: `empty`.
+        the model's own `min_score` (0 for most), or nothing at all is found, the mask is empty and
+        so is the answer: `empty`.
         Raises ImageError (no image, out of bounds), ExpressionError (empty, over 1,000
         characters).
         """
@@ -286,7 +287,7 @@ def default_model() -> str:
     except ModelError as error:
         raise ModelError(
             error.message,
-            remedy=f"{error.remedy}, or name another model: vega-scenes knows rendered scenes",
+            remedy=f"{error.remedy}; or name another model: mutual-scenes knows rendered scenes",
         ) from None
     return PHOTOS
 

@@ -65,12 +65,12 @@ def check_proposes(model: Model) -> None:
     if not hasattr(model.method, "propose"):
         raise ConfigError(
             f"{model.name} (method {model.method_name}) makes no proposals",
-            remedy="use a model of the method mutual, such as mutual-scenes",
+            remedy="use a model of the method mutual, such as photos",
         )
     if model.method.reads_objects:
         raise ConfigError(
             f"{model.name} chooses among annotated objects and sees no pixels",
-            remedy="use a model that sees, such as mutual-scenes",
+            remedy="use a model that sees, such as photos or mutual-scenes",
         )
 
 

@@ -44,7 +44,7 @@ def check_ranks(model: Model, keep: int) -> None:
     if not ranks(model):
         raise ConfigError(
             f"{model.name} (method {model.method_name}) has one answer and no others to rank",
-            remedy="use a model that chooses among proposals, such as mutual-scenes",
+            remedy="use a model that chooses among proposals, such as photos",
         )
     if keep < 1:
         raise ConfigError(f"{keep} answers are too few", remedy="ask for one or more")

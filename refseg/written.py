@@ -56,7 +56,9 @@ class Scribe:
         DataError for pictures without their objects.
         """
         about = [one for group in chunk for one in group]
-        spots = [(i, _row(pictures[i], one)) for i, group in enumerate(chunk) for one in group]
+        spots = [
+            (i, object_row(pictures[i], one)) for i, group in enumerate(chunk) for one in group
+        ]
         found = describe(
             self.model, pictures, spots, beams=self.beams, keep=1, verify=self.own, strict=False
         )
@@ -102,7 +104,8 @@ class Scribe:
         return told
 
 
-def _row(picture: Picture, one: Referred) -> int:
+def object_row(picture: Picture, one: Referred) -> int:
+    """The row of the picture's objects that is meant. Raises DataError if it comes without them."""
     if picture.objects is None:
         raise DataError(
             f"image {picture.image_id} comes without its objects",

@@ -18,20 +18,23 @@ from safetensors.torch import save_file
 
 from refseg import models
 from refseg.doctor import write_sums
-from refseg.errors import ModelError
+from refseg.errors import ConfigError, ModelError
 from refseg.nn.weights import read_state
 
 LIMIT_BYTES = 12_000_000
 
 
 def bundle(
-    run: Path, name: str, checkpoints: Path = models.BUNDLED, min_score: float = 0.0
+    run: Path, name: str, checkpoints: Path = models.BUNDLED, min_score: float | None = None
 ) -> Path:
-    """Write `checkpoints/name` from `run/model`; return it. min_score: see `models.Model`.
+    """Write `checkpoints/name` from `run/model`; return it. min_score: instead of the run's own.
 
-    Raises ModelError if it is too big.
+    Raises ConfigError for a score that is none, ModelError if it is too big.
     """
-    model = replace(models.load(run / "model"), name=name, min_score=min_score)
+    if min_score is not None and not 0 <= min_score < 1:
+        raise ConfigError(f"--min-score {min_score} is out of range", remedy="give 0 to below 1")
+    model = replace(models.load(run / "model"), name=name)
+    model.min_score = model.min_score if min_score is None else min_score
     model.card = {**model.card, "numbers": "float16 on disk, float32 when loaded"}
     folder = checkpoints / name
     ready = folder.with_name(f".{name}.new")
@@ -73,9 +76,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
-    parser.add_argument("--min-score", type=float, default=0.0, help="the model's own [0: none]")
+    below = "score below which it answers that nothing is there [the run's own]"
+    parser.add_argument("--min-score", type=float, help=below)
     parser.add_argument("--encoder", action="store_true", help="RUN trained an encoder")
     asked = parser.parse_args()
+    if asked.encoder and asked.min_score is not None:
+        parser.error("an encoder answers nothing: leave out --min-score")
     if asked.encoder:
         print(bundle_encoder(asked.run, asked.name))
     else:

@@ -61,7 +61,7 @@ def run(asked: Chain) -> Outcome:
     nothing has been pulled.
     """
     model, eyes = models.load(asked.model), Eyes.load(pulled_folder(PHOTOS))
-    check_left_out(model.card, asked.never)
+    check_left_out(asked.model, model.card, asked.never)
     real, rows, photographs = Remembering(eyes), [], set[str]()
     for name in DATA:
         dataset = open_data(asked.real / name, "val", ALL_LABELS, objects=True)
@@ -82,19 +82,22 @@ def run(asked: Chain) -> Outcome:
             model.method.see_by(_given(kind))
             rows.append(_scores(name, variant, model, dataset, asked))
     model.method.see_by(_given(eyes))
-    taken = seconds(model, [open_data(asked.real / name, "val", ALL_LABELS) for name in DATA])
+    timed = [open_data(asked.real / name, "val", ALL_LABELS) for name in DATA]
+    taken = seconds(model, timed, asked.limit)
     data = [f"{name} val, photographs" for name in DATA]
     numbers = {"rows": rows, "photographs": len(photographs), "seconds": taken}
     return Outcome(numbers, [PROTOCOL], data, learned_from(model), {"bootstrap": 0})
 
 
-def seconds(model: Model, datasets: Sequence[ReferDataset]) -> dict[str, float]:
-    """Medians over photographs: of the first expression with everything that is seen, and of each
-    further one.
+def seconds(
+    model: Model, datasets: Sequence[ReferDataset], limit: int | None = None
+) -> dict[str, float | None]:
+    """Medians: of the first expression about a photograph with everything that is seen, and of each
+    further one; None where no photograph has two. limit: photographs of each data set.
     """
     first, further = [], []
     for dataset in datasets:
-        for group in dataset.groups_by_image():
+        for group in dataset.groups_by_image()[:limit]:
             samples, predictor = dataset.samples(group), Predictor(model)
             start = time.perf_counter()
             predictor.set_image(samples[0].image).segment(samples[0].text)
@@ -103,7 +106,10 @@ def seconds(model: Model, datasets: Sequence[ReferDataset]) -> dict[str, float]:
                 start = time.perf_counter()
                 predictor.segment(sample.text)
                 further.append(time.perf_counter() - start)
-    return {"first": statistics.median(first), "further": statistics.median(further)}
+    return {
+        "first": statistics.median(first),
+        "further": statistics.median(further) if further else None,
+    }
 
 
 def check_judged(dataset: ReferDataset, never: frozenset[int]) -> None:

@@ -81,19 +81,20 @@ class AmongDetections(ByBox):
         extractor.config = extractor.config.model_copy(update={"simulate": "always"})
 
 
-def check_left_out(card: Mapping[str, Any], never: frozenset[int]) -> None:
-    """Raise DataError for a model whose card does not say that it never saw the images `never`."""
+def check_left_out(name: str, card: Mapping[str, Any], never: frozenset[int]) -> None:
+    """Raise DataError for a model, `name`, whose card does not say that it never saw `never`."""
     told, wanted = card.get(LEFT_OUT), left_out(never)
     if never and told != wanted:
         raise DataError(
-            f"its card says of images left out of training: {told}; those that judge are {wanted}",
+            f"{name}: its card says of images left out of training: {told}; those that judge are "
+            f"{wanted}",
             remedy='train it with --set "data.exclude_images=[...]", all ids of the file',
         )
 
 
 def run(asked: Choice) -> Outcome:
     """Accuracy on every split of both data sets, both ways. Raises DataError (`check_left_out`)."""
-    check_left_out(models.load(asked.model).card, asked.never)
+    check_left_out(asked.model, models.load(asked.model).card, asked.never)
     rows: list[dict[str, Any]] = []
     for among in ("annotated objects", "simulated detections"):
         model = models.load(asked.model, eyes=False)

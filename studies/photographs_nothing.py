@@ -51,7 +51,7 @@ def run(asked: Nothing) -> Outcome:
     Raises DataError (`check_left_out`, `check_judged`), ModelError where nothing has been pulled.
     """
     model = models.load(asked.model, eyes=False)
-    check_left_out(model.card, asked.never)
+    check_left_out(asked.model, model.card, asked.never)
     chooser = AmongDetections(model)
     found: dict[str, dict[str, NDArray[np.float64]]] = {}
     for name in SETS:

@@ -145,10 +145,12 @@ def chain(numbers: Numbers) -> Values:
         "table": table(head, rows),
         "photographs": f"{numbers['photographs']:,}",
         "first": f"{seconds['first']:.2f} s",
-        "further": f"{1000 * seconds['further']:.1f} ms",
+        "further": "-" if seconds["further"] is None else f"{1000 * seconds['further']:.1f} ms",
     }
 
 
 def headline(numbers: Numbers) -> Numbers:
-    """Of the study "chain" what the summary tells: the model as it is."""
-    return {"reports": [row for row in numbers["rows"] if row["variant"] == "photos"]}
+    """Of the study "chain" what the summary tells: the model as it is, and the baselines."""
+    rows = numbers["rows"]
+    told = [one for one in rows if one["variant"] == "photos" or "baseline:" in one["variant"]]
+    return {"reports": told}

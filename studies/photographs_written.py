@@ -18,15 +18,17 @@ import numpy as np
 from refseg import models
 from refseg.data.catalog import open_data
 from refseg.data.dataset import ReferDataset
-from refseg.describe import describe
-from refseg.evaluate_text import check_independent, runs_on
-from refseg.metrics.captions import CiderD, tokenise
+from refseg.describe import MATCHED, describe
+from refseg.evaluate_text import check_independent, runs_on, too_long
+from refseg.metrics.captions import CiderD
 from refseg.metrics.meter import bootstrap_interval
+from refseg.metrics.words import unrolled
 from refseg.models import PHOTOS, Model
 from refseg.nn.eyes import Eyes
 from refseg.pull.kept import pulled_folder
 from refseg.referred import Referred, referred
 from refseg.types import ALL_LABELS, Picture, Sample
+from refseg.written import object_row
 from studies.base import Outcome, learned_from, model_identity, say
 from studies.photographs_chain import check_judged
 from studies.photographs_choice import LABELS, SPLITS, ByBox, check_left_out
@@ -35,10 +37,10 @@ from studies.photographs_eyes import Remembering
 DATA = "refcoco"
 BEAMS = 5
 AT_ONCE = 16  # pictures
-PEOPLE, GREEDY, BEST, CHECKED = "people", "greedy", "beams", "checked"
-#: Who wrote: people; the model by the likeliest words; its best of `BEAMS`; of these the first
-#: that leads its own head back to the object.
-WRITERS = (GREEDY, BEST, CHECKED)
+PEOPLE = "people"
+#: How the model wrote: by the likeliest words; its best of `BEAMS`; of these the first that leads
+#: its own head back to the object.
+GREEDY, BEST, CHECKED = WRITERS = ("greedy", "beams", "checked")
 
 
 @dataclass(frozen=True)
@@ -58,25 +60,25 @@ class WrittenAbout:
 def run(asked: WrittenAbout) -> Outcome:
     """Sentences about every object, and how the judge understands them.
 
-    Raises DataError (`check_left_out`, `check_judged`), ConfigError for a judge that is none,
-    ModelError where nothing has been pulled.
+    Raises DataError (`check_left_out`, `check_judged`), ConfigError for a judge that reads by
+    the writer's own head, ModelError where nothing has been pulled.
     """
     writer, judge = (models.load(one, eyes=False) for one in (asked.model, str(asked.judge)))
-    for one in (writer, judge):
-        check_left_out(one.card, asked.never)
+    for one, name in ((writer, asked.model), (judge, str(asked.judge))):
+        check_left_out(name, one.card, asked.never)
     check_independent(writer, judge)
     rows: list[dict[str, Any]] = []
     for split in SPLITS:
         told = open_data(asked.real / DATA, split, LABELS, objects=True, pixels=False)
         found = sentences(writer, judge, told, asked.limit)
-        rows += tally(f"{DATA} {split}, annotated objects", found)
+        rows += tally(f"{DATA} {split}, annotated objects", found, writer)
     seen: Any = Remembering(Eyes.load(pulled_folder(PHOTOS)))
     for one in (writer, judge):
         one.method.see_by(lambda: seen)
     shown = open_data(asked.photos / DATA, "val", ALL_LABELS, objects=True)
     check_judged(shown, asked.never)
     found = sentences(writer, ByBox(judge), shown, asked.limit)
-    rows += tally(f"{DATA} val, photographs", found)
+    rows += tally(f"{DATA} val, photographs", found, writer)
     examples = [_example(one) for one in _drawn(found)]
     for row in rows:
         say(f"written: {row['data']}: {row['writer']}: {row['hit']:.3f}")
@@ -115,7 +117,7 @@ def _of_pictures(
 ) -> list[About]:
     pictures = [dataset.picture(group[0].image_row) for group in chunk]
     about = [one for group in chunk for one in group]
-    spots = [(n, _row(pictures[n], one)) for n, group in enumerate(chunk) for one in group]
+    spots = [(n, object_row(pictures[n], one)) for n, group in enumerate(chunk) for one in group]
     greedy = describe(writer, pictures, spots, beams=1, strict=False)
     beams = describe(writer, pictures, spots, beams=BEAMS, keep=BEAMS, verify=True, strict=False)
     made = []
@@ -127,18 +129,15 @@ def _of_pictures(
             CHECKED: (*good, *several.expressions),
         }
         texts = {name: each[0].text if each else "" for name, each in told.items()}
-        made.append(About(one, first.proposal >= 0, texts))
+        # Masks are matched however little they overlap; what overlaps so little is something else.
+        seen = first.proposal >= 0 and (first.iou is None or first.iou >= MATCHED)
+        made.append(About(one, seen, texts))
     texts = [[*one.texts.values(), *one.about.references] for one in made]
     hits = iter(_hits(judge, pictures, spots, texts))
     for one in made:
         one.hits = {name: next(hits) for name in one.texts}
         one.people = [next(hits) for _ in one.about.references]
     return made
-
-
-def _row(picture: Picture, one: Referred) -> int:
-    assert picture.objects is not None
-    return int(np.flatnonzero(picture.objects.ann_ids == one.ann_id)[0])
 
 
 def _hits(
@@ -166,9 +165,10 @@ def _hits(
     return hits
 
 
-def tally(data: str, found: Sequence[About]) -> list[dict[str, Any]]:
+def tally(data: str, found: Sequence[About], writer: Model) -> list[dict[str, Any]]:
     """A row for each writer: n, share of hits with its 95 % interval (pictures are drawn as
-    wholes), CIDEr, words a sentence, share that runs on; of objects, the share that is seen.
+    wholes), CIDEr, words a sentence and share that runs on, as `refseg.evaluate_text` counts
+    them; of objects, the share that is seen.
     """
     groups = [one.about.image_id for one in found]
     references = {one.about.ann_id: one.about.references for one in found}
@@ -176,14 +176,16 @@ def tally(data: str, found: Sequence[About]) -> list[dict[str, Any]]:
     for name in WRITERS:
         texts = {one.about.ann_id: one.texts[name] for one in found}
         hits = [one.hits[name] for one in found]
-        lengths = [len(tokenise(text)) for text in texts.values()]
+        written = list(texts.values())
+        long = too_long(writer, written)
+        endless = [runs_on(text) or cut for text, cut in zip(written, long, strict=True)]
         rows.append(
             {
                 "data": data, "writer": name, "n": len(found), "hit": float(np.mean(hits)),
                 "interval": bootstrap_interval(hits, groups=groups),
                 "CIDEr": float(np.mean(list(cider.scores(texts).values()))),
-                "words": float(np.mean(lengths)),
-                "runs on": float(np.mean([runs_on(text) for text in texts.values()])),
+                "words": float(np.mean([len(unrolled(text)) for text in written])),
+                "runs on": float(np.mean(endless)),
                 "seen": float(np.mean([one.seen for one in found])),
             }
         )  # fmt: skip

@@ -20,7 +20,7 @@ from refseg.methods import METHODS
 from refseg.metrics.protocols import PROTOCOLS
 from refseg.recipes.catalog import ENCODERS, get_encoder, get_recipe
 from refseg.recipes.overrides import apply_overrides
-from tests.cli.photos import open_eyes
+from tests.cli.photos import open_eyes, shelve_photos
 from tests.methods.mutual.test_photographs import SEEN
 from tests.methods.toy import drawn_scene, toy_model
 from tests.pages import (
@@ -122,11 +122,12 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled models; where the default one is not there yet, a toy under its name."""
-    if "vega-scenes" in models.list_bundled():
+    """The bundled models; where there are none, toys under two of their names."""
+    if {"vega-scenes", "photos"} <= set(models.list_bundled()):
         return models.BUNDLED
     folder = tmp_path_factory.mktemp("checkpoints")
     models.save(folder / "vega-scenes", toy_model("vega"))
+    shelve_photos(folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""`refseg demo`: the main job on the embedded world, in about a minute."""
+"""`refseg demo`: the main job on two photographs and on the embedded world."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refseg.cli import ui
 from refseg.cli.evaluate import show as show_reports
 from refseg.cli.options import Device, Json, at_least_one, rendering
 from refseg.cli.pull import in_megabytes
-from refseg.errors import ModelError
+from refseg.errors import RefsegError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,8 +31,9 @@ def demo(
     photographs: Annotated[
         bool,
         typer.Option(
-            help="Also show two photographs, by the model for photographs; what it sees by is "
-            "pulled as by `refseg models pull photos`. Offline they are left out.",
+            help="Also show two photographs, by the model for photographs. What it sees by is "
+            "pulled first (once, at most 120 MB), as by `refseg models pull photos`; where that "
+            "cannot be had they are left out.",
         ),
     ] = True,
     device: Device = "auto",
@@ -115,7 +116,7 @@ def _photographs(device: str) -> list[PhotoShown]:
     try:
         with ui.progress_by_title() as told:
             run.pull(PHOTOS, progress=in_megabytes(told), note=ui.note)
-    except ModelError as error:
+    except RefsegError as error:  # no line, no space, no right to write: the scenes need none
         ui.warn(f"no photographs are shown: {error.message} ({error.remedy})")
         return []
     ui.note(f"loading {PHOTOS}")
@@ -125,29 +126,14 @@ def _photographs(device: str) -> list[PhotoShown]:
 def _answered(shown: list[PhotoShown]) -> Table:
     made = ui.table(["photograph", "expression", "answer", ">score", ">ms"])
     for one in shown:
-        ui.rows(
-            made,
-            (
-                (row.picture, row.expression, row.kind or "nothing there", f"{row.score:.2f}",
-                 f"{row.ms:.0f}")
-                for row in one.rows
-            ),
-        )  # fmt: skip
+        ui.rows(made, (row.cells() for row in one.rows))
         made.add_section()
     return made
 
 
 def _said(shown: list[PhotoShown]) -> Table:
     made = ui.table(["photograph", "object", "written", "refers back", ">margin"])
-    return ui.rows(
-        made,
-        (
-            (one.picture, one.kind, one.expression, "yes" if one.refers_back else "no",
-             f"{one.margin:.2f}")
-            for each in shown
-            for one in each.said
-        ),
-    )  # fmt: skip
+    return ui.rows(made, (row.cells() for one in shown for row in one.said))
 
 
 def _table(shown: list[Shown]) -> Table:

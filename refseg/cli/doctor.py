@@ -11,7 +11,7 @@ from refseg.cli import ui
 from refseg.cli.options import Json
 
 if TYPE_CHECKING:
-    from refseg.doctor import Check
+    from refseg.doctor import Check, Status
 
 
 def doctor(json: Json = False) -> None:
@@ -43,8 +43,9 @@ def _bundled() -> Iterator[Check]:
     from refseg.predict import load
 
     names, tested = list_bundled(), SCENES_MODEL
-    if SCENES_MODEL not in names:
-        yield Check("models", "fail", f"{SCENES_MODEL} is not there", "install refseg again")
+    for wanted in (PHOTOS, SCENES_MODEL):
+        if wanted not in names:
+            yield Check("models", "fail", f"{wanted} is not there", "install refseg again")
     for name in names:
         yield shipped(BUNDLED / name)
     for name in list_encoders():
@@ -58,15 +59,17 @@ def _bundled() -> Iterator[Check]:
 
 
 def _pulled(name: str) -> Check:
-    """Whether what the model sees by is in the cache, every byte of it."""
+    """Whether what the model sees by is in the cache, every byte of it; it need not be."""
     from refseg.doctor import Check
     from refseg.errors import ModelError
-    from refseg.pull.kept import pulled_folder
+    from refseg.pull.kept import folder_of, pulled_folder
 
     try:
         folder = pulled_folder(name, hashes=True)
     except ModelError as error:
-        return Check(f"weights of {name}", "warn", error.message, error.remedy)
+        broken = folder_of(name).is_dir()
+        status: Status = "fail" if broken else "warn"
+        return Check(f"weights of {name}", status, error.message, error.remedy)
     return Check(f"weights of {name}", "ok", f"pulled, as listed: {folder}")
 
 

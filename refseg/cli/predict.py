@@ -173,7 +173,8 @@ def _ask(
     for text in texts:
         if not loaded.tokenizer.knows(text):
             ui.warn(
-                f'no word of "{ui.short(text)}" is known to {loaded.name}: its mask means nothing'
+                f'no word of "{ui.short(text)}" is known to {model or loaded.name}: '
+                "its answer means nothing"
             )
     predictor = Predictor(loaded)
     start = time.perf_counter()

@@ -22,9 +22,9 @@ def shelve_photos(shelf: Path, least: float = 0.2) -> None:
     models.save(shelf / "photos", model)
 
 
-def open_eyes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ToldEyes:
-    """As if the weights had been pulled into `folder`."""
-    told = ToldEyes()
+def open_eyes(folder: Path, monkeypatch: pytest.MonkeyPatch, eyes: Any = None) -> Any:
+    """As if the weights had been pulled into `folder`. Returns the eyes, `ToldEyes` by default."""
+    told = ToldEyes() if eyes is None else eyes
 
     class Opened:
         @staticmethod

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from PIL import Image
 from refseg import models, predict
 from refseg.ops.masks import rle_decode
 from tests.cli.conftest import Run, files_below, noise, refused
-from tests.cli.photos import shelve_photos
+from tests.cli.photos import open_eyes, shelve_photos
 from tests.nn.test_eyes import small_eyes
 
 Save = Callable[[Path], None]
@@ -29,16 +28,8 @@ def pulled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is the default one, and its weights are there."""
     shelf = tmp_path / "shelf"
     shelve_photos(shelf, least=0.01)
-    made = small_eyes()
-
-    class Opened:
-        @staticmethod
-        def load(*_: Any) -> Any:
-            return made
-
     monkeypatch.setattr(models, "BUNDLED", shelf)
-    monkeypatch.setattr(models, "pulled_folder", lambda name, **_: tmp_path)
-    monkeypatch.setattr(models, "Eyes", Opened)
+    open_eyes(tmp_path, monkeypatch, small_eyes())
     monkeypatch.setattr(predict, "default_model", lambda: "photos")
 
 

@@ -38,14 +38,15 @@ def unpatched(sandbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def eyes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ToldEyes:
     """A pull that is whole, and eyes that need no weights."""
     monkeypatch.setitem(SEEN, (48, 80), SEEN[40, 64])
-    return open_eyes(tmp_path, monkeypatch)
+    opened: ToldEyes = open_eyes(tmp_path, monkeypatch)
+    return opened
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_before_a_pull_it_says_how_to_pull(
     run: Run, photo: Path, sandbox: Path, command: str
 ) -> None:
-    told = "photos has not been pulled", "refseg models pull photos", "vega-scenes"
+    told = "photos has not been pulled", "refseg models pull photos", "mutual-scenes"
     refused(run(command, photo, *COMMANDS[command]), *told, "->")
     assert files_below(sandbox) == []
 
@@ -82,8 +83,27 @@ def test_from_python(photo: Path, eyes: ToldEyes) -> None:
     assert load("vega-scenes").name == "vega-scenes"
 
 
-def test_doctor_tells_of_the_weights(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks = {one["name"]: one for one in json.loads(run("doctor", "--json").stdout)}
+def checked(run: Run) -> dict[str, dict[str, str]]:
+    return {one["name"]: one for one in json.loads(run("doctor", "--json").stdout)}
+
+
+def test_doctor_tells_of_the_weights(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    checks = checked(run)
     assert checks["weights of photos"]["status"] == "warn"
     assert checks["weights of photos"]["remedy"] == "refseg models pull photos"
     assert checks["self test"]["status"] == "ok"
+    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path / "half"))
+    kept.folder_of("photos").mkdir(parents=True)
+    assert checked(run)["weights of photos"]["status"] == "fail"
+
+
+def test_doctor_asks_photos_where_it_can_see(
+    run: Run, monkeypatch: pytest.MonkeyPatch, eyes: ToldEyes, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(kept, "pulled_folder", lambda name, hashes: tmp_path)
+    monkeypatch.setitem(SEEN, (96, 128), SEEN[40, 64])
+    checks = checked(run)
+    assert checks["weights of photos"]["status"] == checks["self test"]["status"] == "ok"
+    assert len(eyes.asked) == 1

@@ -11,7 +11,7 @@ import pytest
 
 from refseg import models
 from refseg.demo_photographs import FOLDER, PHOTOGRAPHS, show_photographs
-from refseg.errors import ModelError
+from refseg.errors import ModelError, RefsegError, RunError
 from refseg.predict import load
 from refseg.pull import run as pulling
 from tests.cli.conftest import Run
@@ -101,9 +101,12 @@ def test_what_is_not_there_has_no_kind(tmp_path: Path, monkeypatch: pytest.Monke
         assert not any(row.mask.any() for row in one.rows)
 
 
-def test_offline_it_goes_on_without_and_says_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ModelError, RunError])
+def test_offline_it_goes_on_without_and_says_so(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: type[RefsegError]
+) -> None:
     def pull(*_: object, **__: object) -> None:
-        raise ModelError("the index cannot be reached", remedy="go online")
+        raise error("the index cannot be reached", remedy="go online")
 
     monkeypatch.setattr(pulling, "pull", pull)
     result = run(*DEMO, "--json")

@@ -116,7 +116,7 @@ def test_top_is_in_the_json_and_the_table(run: Run, photo: Path, folder: Path) -
 def test_one_that_ranks_nothing_is_refused_before_it_looks(
     run: Run, photo: Path, sandbox: Path
 ) -> None:
-    refused(run("predict", photo, "disc", "--top", 2), "no others to rank", "mutual-scenes")
+    refused(run("predict", photo, "disc", "--top", 2), "no others to rank", "photos")
     refused(run("predict", photo, "disc", "--top", 0), "--top")
     refused(run("predict", photo, "disc", "--min-score", "1"), "--min-score 1.0", "below 1")
     assert files_below(sandbox) == []

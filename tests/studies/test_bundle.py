@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from refseg import models
 from refseg.doctor import shipped
-from refseg.errors import ModelError
+from refseg.errors import ConfigError, ModelError
 from studies import bundle as bundling
 from tests.methods.toy import toy_model
 
@@ -29,6 +29,11 @@ def test_a_bundle_is_whole_small_and_nearly_the_same(tmp_path: Path) -> None:
         torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-6)
     bundling.bundle(tmp_path / "run", "toy", tmp_path / "checkpoints", min_score=0.2)
     assert models.load(folder).min_score == 0.2
+    models.save(tmp_path / "run" / "model", models.load(folder))
+    bundling.bundle(tmp_path / "run", "toy", tmp_path / "checkpoints")
+    assert models.load(folder).min_score == 0.2
+    with pytest.raises(ConfigError, match="out of range"):
+        bundling.bundle(tmp_path / "run", "toy", tmp_path / "checkpoints", min_score=5)
     assert shipped(folder).status == "ok"
 
 

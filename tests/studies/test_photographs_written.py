@@ -15,9 +15,10 @@ from refseg.describe import describe, refer_back
 from refseg.methods.mutual import Mutual
 from refseg.models import Model
 from refseg.referred import Referred, referred
-from refseg.types import Labels
+from refseg.types import ALL_LABELS, Labels
 from studies import photographs_page
 from studies.photographs_choice import ByBox
+from studies.photographs_eyes import Remembering
 from studies.photographs_written import (
     BEAMS,
     BEST,
@@ -30,7 +31,7 @@ from studies.photographs_written import (
     tally,
 )
 from tests.data.refer_trees import make_refer
-from tests.methods.mutual.test_photographs import model
+from tests.methods.mutual.test_photographs import SEEN, ToldEyes, model
 
 
 def shaken(seed: int) -> Model:
@@ -96,6 +97,25 @@ def test_an_object_that_nobody_detects_is_a_failure(
     assert len(one.people) == len(lost.references)
 
 
+def test_in_photographs_what_hardly_fits_was_not_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = open_data(make_refer(tmp_path), "train", ALL_LABELS, objects=True)
+    objects = data.samples([0])[0].objects
+    assert objects is not None
+    assert objects.boxes_xyxy is not None
+    hw = data.samples([0])[0].image.shape[:2]
+    for box, wanted in ((objects.boxes_xyxy[0].tolist(), True), ([0.0, 0.0, 2.0, 2.0], False)):
+        monkeypatch.setitem(SEEN, hw, ([box], [(0, 0.9)]))
+        told: Any = Remembering(ToldEyes())  # type: ignore[arg-type]
+        writer, judge = shaken(0), shaken(1)
+        for one in (writer, judge):
+            one.method.see_by(lambda told=told: told)
+        found = sentences(writer, ByBox(judge), data, None)
+        assert any(one.seen for one in found) == wanted
+        assert any(one.texts[GREEDY] for one in found)
+
+
 def about(ann_id: int, image_id: int, hits: tuple[bool, bool, bool]) -> About:
     referred_to = Referred(ann_id, ann_id, image_id, image_id, ("left cup", "the cup"))
     texts = dict.fromkeys(WRITERS, "left cup") | {BEST: "cup cup cup"}
@@ -106,7 +126,7 @@ def about(ann_id: int, image_id: int, hits: tuple[bool, bool, bool]) -> About:
 def test_the_table_by_hand() -> None:
     found = [about(1, 1, (True, False, True)), about(2, 1, (True, True, True)),
              about(3, 2, (False, False, True))]  # fmt: skip
-    rows = {row["writer"]: row for row in tally("refcoco val, photographs", found)}
+    rows = {row["writer"]: row for row in tally("refcoco val, photographs", found, shaken(0))}
     assert [rows[name]["hit"] for name in WRITERS] == pytest.approx([2 / 3, 1 / 3, 1])
     assert rows["people"]["hit"] == 0.5
     assert rows["people"]["n"] == 6

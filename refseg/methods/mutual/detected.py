@@ -89,10 +89,11 @@ class DetectedThings(nn.Module):
         return self.embed(things)
 
     def practise(self, batch: Batch) -> Proposals:
-        """What the heads learn from, drawn anew each time: mostly simulated detections, in other
-        places and colours and sometimes without; annotated objects with `simulate="never"`.
+        """What the heads learn from, drawn anew each time: simulated detections; in some batches
+        objects as annotated (`clean`), in some images half of them (`thin`), or without colours
+        (`blind`).
 
-        Raises DataError as `forward`.
+        With `simulate="never"` always as annotated. Raises DataError as `forward`.
         """
         objects = objects_of(batch)
         things = annotated_things(objects, self.config.classes)
