@@ -10,6 +10,7 @@ The folder refseg/checkpoints/NAME (encoders/NAME) is replaced whole. Refused if
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -35,12 +36,21 @@ def bundle(
         raise ConfigError(f"--min-score {min_score} is out of range", remedy="give 0 to below 1")
     model = replace(models.load(run / "model"), name=name)
     model.min_score = model.min_score if min_score is None else min_score
-    model.card = {**model.card, "numbers": "float16 on disk, float32 when loaded"}
+    told = {
+        key: without_places(value) if isinstance(value, str) else value
+        for key, value in model.card.items()
+    }
+    model.card = {**told, "numbers": "float16 on disk, float32 when loaded"}
     folder = checkpoints / name
     ready = folder.with_name(f".{name}.new")
     shutil.rmtree(ready, ignore_errors=True)
     models.save(ready, model, half=True)
     return _finish(ready, folder)
+
+
+def without_places(text: str) -> str:
+    """Paths cut down to their last parts: where data lay on one machine is nobody's business."""
+    return re.sub(r"(?<![\w.~-])[~.]{0,2}/(?:[^\s/,\]\"']+/)*(?=[^\s/])", "", text)
 
 
 def bundle_encoder(run: Path, name: str, checkpoints: Path = models.BUNDLED) -> Path:

@@ -37,6 +37,25 @@ def test_a_bundle_is_whole_small_and_nearly_the_same(tmp_path: Path) -> None:
     assert shipped(folder).status == "ok"
 
 
+def test_a_bundled_card_names_no_place(tmp_path: Path) -> None:
+    trained = toy_model("vega")
+    trained.card = {
+        "data": "/home/me/data/refcoco and ~/data/refcoco+, split train, 1/2 of it",
+        "command": 'refseg train photos --set data.name=/a/b/refcoco --set "data.also=[/a/plus]"'
+        " --out ../runs/photos",
+        "steps": 7,
+    }
+    models.save(tmp_path / "run" / "model", trained)
+    card = models.load(bundling.bundle(tmp_path / "run", "toy", tmp_path / "checkpoints")).card
+    assert card["data"] == "refcoco and refcoco+, split train, 1/2 of it"
+    assert card["command"] == (
+        'refseg train photos --set data.name=refcoco --set "data.also=[plus]" --out photos'
+    )
+    assert card["steps"] == 7
+    licensed = "Apache-2.0, text+mask; encoders: swin-scenes (box+attributes)"
+    assert bundling.without_places(licensed) == licensed
+
+
 def test_too_big_is_refused_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
