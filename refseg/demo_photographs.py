@@ -41,7 +41,7 @@ class Photograph:
 
 
 PHOTOGRAPHS = (
-    Photograph("coffee", "Rachel Michetti", "CC0 1.0", ("cup", "silver spoon", "the dog")),
+    Photograph("coffee", "Rachel Michetti", "CC0 1.0", ("the cup", "wooden table", "the dog")),
     Photograph(
         "astronaut", "NASA", "public domain", ("woman in orange", "smiling woman", "the bus")
     ),

@@ -114,9 +114,7 @@ _WORDED = (("CIDEr", 3), ("words", 1))
 
 
 def _found(one: Mapping[str, object]) -> str:
-    if not one["seen"]:
-        return "not detected"
-    return "yes" if one["hit"] else "no"
+    return ("yes" if one["hit"] else "no") + (", detected badly" if not one["seen"] else "")
 
 
 def chain(numbers: Numbers) -> Values:

@@ -123,7 +123,7 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled models; where there are none, toys under two of their names."""
-    if {"vega-scenes", "photos"} <= set(models.list_bundled()):
+    if models.list_bundled():
         return models.BUNDLED
     folder = tmp_path_factory.mktemp("checkpoints")
     models.save(folder / "vega-scenes", toy_model("vega"))

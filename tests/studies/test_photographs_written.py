@@ -142,6 +142,6 @@ def test_the_table_by_hand() -> None:
     )
     assert "| photos, greedy | 3 | **66.7** | 0.0 to 100.0 |" in page["table"]
     assert "| people | 6 | **50.0** |" in page["table"]
-    assert "left cup; the cup | left cup | not detected |" in page["examples"]
+    assert "left cup; the cup | left cup | yes, detected badly |" in page["examples"]
     assert page["seen"] == "66.7"
     assert np.char.count(page["judge"], "seed 1") == 1
