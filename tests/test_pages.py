@@ -38,7 +38,7 @@ SETTING = re.compile(
 #: Section of papers.md -> the recipe that its settings change, and the numbers of its equations.
 PAPERS = {"VEGA": ("vega_refcoco", 5), "Mutual supervision": ("mutual_refcoco", 6)}
 #: Elsewhere a setting may be one of any of these.
-SETTABLE = ("vega_scenes", "mutual_scenes", "mutual_refcoco_boxes")
+SETTABLE = ("vega_scenes", "mutual_scenes", "mutual_refcoco_boxes", "photos")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=page_id)
 

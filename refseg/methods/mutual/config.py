@@ -113,6 +113,9 @@ class DetectedExtractorConfig(MethodConfig):
         objects are left out: in RefCOCO no object that is meant is the only one of its kind, and
         what is alone of its kind would be taken for a false detection. clean: share of the training
         batches whose objects are taken as they are annotated.
+    zoom: share of the training images that are shrunk, all things of one together, to as little as
+        a fifth: what RefCOCO describes covers 5 % of its picture or more, and smaller things would
+        be taken for absent.
     least: probability of the likeliest class from which a detection counts. most: detections of an
         image, the surest.
     simulate: when annotated objects stand in for an image, whether they are taken as a detector
@@ -129,6 +132,7 @@ class DetectedExtractorConfig(MethodConfig):
     blind: float = Field(default=0.25, ge=0, le=1)
     thin: float = Field(default=0.15, ge=0, le=1)
     clean: float = Field(default=0.1, ge=0, le=1)
+    zoom: float = Field(default=0.0, ge=0, le=1)
     least: float = Field(default=0.1, gt=0, lt=1)
     most: int = Field(default=64, ge=1)
     simulate: Literal["train", "always", "never"] = "train"

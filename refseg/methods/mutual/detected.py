@@ -40,6 +40,8 @@ from refseg.nn.eyes import Eyes
 from refseg.nn.mobile_sam import NOWHERE
 from refseg.types import Batch, Labels, NetObjects
 
+SMALLEST = 0.2  # of an image's sides, where it is shrunk while learning
+
 
 class DetectedThings(nn.Module):
     """See the module docstring and `refseg.methods.mutual.proposals.Extractor`."""
@@ -91,16 +93,33 @@ class DetectedThings(nn.Module):
     def practise(self, batch: Batch) -> Proposals:
         """What the heads learn from, drawn anew each time: simulated detections; in some batches
         objects as annotated (`clean`), in some images half of them (`thin`), or without colours
-        (`blind`).
+        (`blind`), or small (`zoom`).
 
-        With `simulate="never"` always as annotated. Raises DataError as `forward`.
+        With `simulate="never"` always as annotated. The boxes of what is shrunk are told as they
+        were, so that they can be matched. Raises DataError as `forward`.
         """
         objects = objects_of(batch)
         things = annotated_things(objects, self.config.classes)
+        scale, corner = self._zooms(things)
+        things = replace(things, boxes=(things.boxes * scale + corner) * things.there[..., None])
         if self.config.simulate != "never" and float(torch.rand(())) >= self.config.clean:
             salt, told = int(torch.randint(2**31, ())), self._colours(batch, things)
             things = self.detected(self._thinned(things), objects.ann_ids, salt, told)
-        return self.embed(self._blinded(things))
+        shown = self.embed(self._blinded(things))
+        assert shown.boxes is not None
+        return replace(shown, boxes=(shown.boxes - corner) / scale * things.there[..., None])
+
+    def _zooms(self, things: Things) -> tuple[Tensor, Tensor]:
+        """scale [I, 1, 1], most are 1, and corner [I, 1, 4], the upper left one twice: where in the
+        unit square each image is put. Overlaps stay what they are.
+        """
+        one = things.boxes.new_ones(len(things.there), 1, 1)
+        if not self.config.zoom:
+            return one, one.new_zeros(len(one), 1, 4)
+        some, depth = torch.rand_like(one) < self.config.zoom, torch.rand_like(one)
+        scale = torch.where(some, SMALLEST**depth, one)
+        room = torch.rand(len(one), 1, 2, device=one.device) * (1 - scale)
+        return scale, room.repeat(1, 1, 2)
 
     def _thinned(self, things: Things) -> Things:
         """The same, without half of the objects of some images."""

@@ -13,6 +13,7 @@ import torch
 from refseg.errors import DataError
 from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.coco import COCO_CLASSES
+from refseg.methods.mutual.colour_words import told_of_objects
 from refseg.methods.mutual.config import DetectedExtractorConfig
 from refseg.methods.mutual.detected import DetectedThings
 from refseg.methods.mutual.disambiguation import Meant, _Own
@@ -179,6 +180,50 @@ def test_some_images_are_not_looked_at_while_learning() -> None:
         assert (known == known[:, :1]).all()
         assert float(known.double().mean()) == pytest.approx(1 - blind, abs=0.1)
     assert extractor()._shown(seen)[..., -1].all()
+
+
+def test_some_images_are_shrunk_while_learning_and_matched_as_they_were() -> None:
+    batch = batch_of(*[(0, 1, 2)] * 300)
+    things = annotated_things(objects_of(batch), COCO_CLASSES)
+    made = extractor(clean=1.0, blind=0.0, zoom=0.4).train()
+    torch.manual_seed(5)
+    scale, corner = made._zooms(things)
+    assert float((scale < 1).double().mean()) == pytest.approx(0.4, abs=0.1)
+    assert float(scale.min()) >= 0.2
+    small = things.boxes * scale + corner
+    assert float(small.min()) >= 0
+    assert float(small.max()) <= 1
+    torch.testing.assert_close(box_overlap(small, small), box_overlap(things.boxes, things.boxes))
+    torch.manual_seed(5)
+    found = made(batch)
+    wanted = replace(things, boxes=small)
+    told = made(batch).features  # other draws
+    assert bool((told != found.features).any())
+    torch.manual_seed(5)
+    made._zooms(things)
+    torch.testing.assert_close(found.features, made.embed(wanted).features)
+    torch.testing.assert_close(found.boxes, things.boxes, atol=1e-5, rtol=0)
+    assert found.features.shape[0] == 300
+    asked = made.eval()(batch)
+    torch.testing.assert_close(asked.features, made.embed(things).features)
+    padded = extractor(clean=1.0, zoom=1.0).train()(batch_of((0, 1, 2), (2,)))
+    assert not padded.boxes[1, 1:].any()
+
+
+def test_without_zoom_nothing_more_is_drawn() -> None:
+    made, batch = extractor(clean=0, blind=0).train(), batch_of()
+    torch.manual_seed(3)
+    first = made(batch)
+    torch.manual_seed(3)
+    things = annotated_things(objects_of(batch), COCO_CLASSES)
+    torch.rand(())
+    salt = int(torch.randint(2**31, ()))
+    things = made.detected(made._thinned(things), objects_of(batch).ann_ids, salt, told(batch))
+    torch.testing.assert_close(first.features, made.embed(things).features)
+
+
+def told(batch: Batch) -> torch.Tensor:
+    return told_of_objects(batch, 3)
 
 
 def test_step_2_learns_from_detections_without_being_in_train_mode() -> None:
