@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from refseg import models
 from refseg.methods.mutual.config import RECORDS
@@ -26,6 +27,8 @@ SMALL = (
     "method.generator.mlp_width=16", "method.selection.width=16", "method.selection.layers=1",
     "method.selection.heads=2", "method.selection.mlp_width=16", "method.selection.score_width=16",
     "train.steps=3", "train.batch_size=2", "train.save_every=2", "train.warmup=0",
+    "disambiguation.train.steps=2", "disambiguation.train.batch_size=1",
+    "disambiguation.train.warmup=0",
 )  # fmt: skip
 
 
@@ -44,7 +47,9 @@ def recipe(tmp_path: Path) -> Recipe:
     for folder in (first, second):
         for picture in folder.parent.rglob("*.jpg"):
             picture.unlink()
-    places = (f"data.name={first}", f'data.also=["{second}"]')
+    places = (
+        f"data.name={first}", f'data.also=["{second}"]', f'disambiguation.merge=["{second}"]',
+    )  # fmt: skip
     return apply_overrides(get_recipe("photos"), [*places, *SMALL])
 
 
@@ -69,6 +74,11 @@ def test_it_trains_and_tells_of_both(recipe: Recipe, tmp_path: Path) -> None:
     )
     assert model.card["starts from"] == {"detections.npz": "box+mask+category"}
     assert "images left out" not in model.card
+    assert model.card["disambiguation"].startswith("2 steps of 1 images")
+    assert model.card["disambiguation"].endswith("merged with refcoco+")
+    before = models.load(tmp_path / "run" / "train" / "model").method.state_dict()
+    for name, value in model.method.state_dict().items():
+        assert name.startswith("generator.") or torch.equal(value, before[name])
     manifest = json.loads((tmp_path / "run" / "train" / "manifest.json").read_text())
     assert manifest["inputs"]["detections.npz"] == sha256_file(RECORDS)
     state = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
