@@ -31,6 +31,7 @@ PALETTE: tuple[tuple[int, int, int], ...] = (
     (150, 150, 150),
 )
 MIN_SIDE = 420  # shorter images are enlarged, so that the words below them can be read
+MAX_SIDE = 3000  # longer ones are shrunk: for the same reason, and several copies are made
 PAPER, INK = (255, 255, 255), (32, 32, 32)
 FONT_SIZE, LINE_HEIGHT, MARGIN = 15, 20, 8
 
@@ -49,22 +50,23 @@ def overlay(image: Pixels, masks: Masks, texts: Sequence[str]) -> Pixels:
     """The image with each mask tinted and outlined, and its expression in a strip below.
 
     image: [H, W, 3] uint8 RGB. masks: [H, W] bool each. texts: one per mask.
-    Returns [H', W', 3] uint8 RGB; small images are enlarged by a whole factor to `MIN_SIDE`.
+    Returns [H', W', 3] uint8 RGB; small images are enlarged by a whole factor to `MIN_SIDE`, large
+    ones shrunk to `MAX_SIDE`.
     """
     factor = _factor(image.shape[:2])
-    big = _enlarge(image, factor)
+    big = _scaled(image, factor)
     for index, mask in enumerate(masks):
-        big = tint(big, _enlarge(mask, factor), colour_of(index), width=2)
+        big = tint(big, _scaled(mask, factor), colour_of(index), width=2)
     return np.concatenate([big, _captions(texts, big.shape[1])])
 
 
 def compare(image: Pixels, predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> Pixels:
-    """The predicted mask tinted, the true one as a white line over it; enlarged as `overlay`."""
+    """The predicted mask tinted, the true one as a white line over it; sized as `overlay`."""
     import cv2
 
     factor = _factor(image.shape[:2])
-    big = tint(_enlarge(image, factor), _enlarge(predicted, factor), colour_of(0), width=1)
-    shape = _enlarge(truth, factor).astype(np.uint8)
+    big = tint(_scaled(image, factor), _scaled(predicted, factor), colour_of(0), width=1)
+    shape = _scaled(truth, factor).astype(np.uint8)
     lines, _ = cv2.findContours(shape, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     for colour, width in ((INK, 4), (PAPER, 2)):
         cv2.drawContours(big, lines, -1, colour, width, cv2.LINE_8)
@@ -80,16 +82,16 @@ def described(
 
 
 def numbered(image: Pixels, masks: Iterable[NDArray[np.bool_]], numbers: Sequence[int]) -> Pixels:
-    """The outline of each mask in its number's colour, with the number; enlarged as `overlay`.
+    """The outline of each mask in its number's colour, with the number; sized as `overlay`.
 
     Later masks lie over earlier ones, numbers over all; a mask without a pixel is left out.
     """
     factor = _factor(image.shape[:2])
-    big = _enlarge(image, factor)
+    big = _scaled(image, factor)
     places: list[tuple[tuple[int, int], str, tuple[int, int, int]]] = []
     for mask, number in zip(masks, numbers, strict=True):
         if mask.any():
-            shape = _enlarge(mask, factor)
+            shape = _scaled(mask, factor)
             big = tint(big, shape, colour_of(number), alpha=0.0, width=2)
             point = _inner_point(shape, [place for place, _, _ in places])
             places.append((point, str(number), colour_of(number)))
@@ -107,10 +109,10 @@ def answers(image: Pixels, masks: Masks, texts: Sequence[str]) -> Pixels:
 def heats(image: Pixels, maps: Mapping[str, NDArray[np.float32]]) -> Pixels:
     """The image under each map [H, W] in 0..1 in turn, one below the other, its name in a strip."""
     factor = _factor(image.shape[:2])
-    big = _enlarge(image, factor)
+    big = _scaled(image, factor)
     parts = []
     for name, response in maps.items():
-        parts += [heat(big, _enlarge(response, factor)), _captions([name], big.shape[1])]
+        parts += [heat(big, _scaled(response, factor)), _captions([name], big.shape[1])]
     return np.concatenate(parts)
 
 
@@ -187,12 +189,26 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _factor(hw: tuple[int, ...]) -> int:
+def _factor(hw: tuple[int, ...]) -> float:
+    """By which a picture is drawn larger, a whole number, or smaller."""
+    if max(hw[:2]) > MAX_SIDE:
+        return MAX_SIDE / max(hw[:2])
     return int(np.clip(np.ceil(MIN_SIDE / max(min(hw[:2]), 1)), 1, max(1, 1600 // max(hw[:2]))))
 
 
-def _enlarge(pixels: NDArray[Scalar], factor: int) -> NDArray[Scalar]:
-    return pixels.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else pixels
+def _scaled(pixels: NDArray[Scalar], factor: float) -> NDArray[Scalar]:
+    """[H, W, ...] at `_factor`'s size; masks keep to what they are."""
+    import cv2
+
+    if factor >= 1:
+        times = int(factor)
+        return pixels.repeat(times, axis=0).repeat(times, axis=1) if times > 1 else pixels
+    height, width = (max(round(side * factor), 1) for side in pixels.shape[:2])
+    if pixels.dtype == bool:
+        small = cv2.resize(pixels.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        return np.asarray(small.astype(pixels.dtype))
+    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(small.astype(pixels.dtype, copy=False))
 
 
 def _inner_point(mask: NDArray[np.bool_], taken: Sequence[tuple[int, int]] = ()) -> tuple[int, int]:

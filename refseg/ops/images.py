@@ -25,6 +25,7 @@ Source = str | Path | Image.Image | NDArray[Any]
 
 MAX_SIDE = 16_384
 MAX_PIXELS = 120_000_000  # a photograph of 108 megapixels, as some telephones take, and some room
+STRIP_PIXELS = 4_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 PADDING_RGB = (124, 116, 104)  # ImageNet's mean colour: zero after normalisation
 
@@ -100,7 +101,10 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise ImageError(f"{path} cannot be read: {error}", remedy="is it damaged?") from error
     with picture:
         _check_size((picture.height, picture.width), str(path))
-        yield picture
+        try:
+            yield picture
+        finally:
+            picture.close()  # its pixels too; else they wait for the garbage collector
 
 
 def _check_size(hw: tuple[int, int], name: str) -> None:
@@ -123,12 +127,21 @@ def _to_rgb(picture: Image.Image, name: str, exif: bool) -> Rgb:
     try:
         turn = _TURNS.get(_orientation(picture)) if exif else None
         picture.load()
-        rgb = _eight_bit_rgb(picture if turn is None else picture.transpose(turn))
+        return _pixels(_eight_bit_rgb(picture if turn is None else picture.transpose(turn)))
     except Exception as error:  # as above, and "image file is truncated"
         raise ImageError(
             f"{name} is damaged or cut short: {error}", remedy="copy or download it again"
         ) from error
-    return np.array(rgb, np.uint8, order="C")
+
+
+def _pixels(rgb: Image.Image) -> Rgb:
+    """[H, W, 3] by strips: Pillow hands pixels over as bytes, twice what they are."""
+    found = np.empty((rgb.height, rgb.width, 3), np.uint8)
+    rows = max(STRIP_PIXELS // rgb.width, 1)
+    for top in range(0, rgb.height, rows):
+        strip = rgb.crop((0, top, rgb.width, min(top + rows, rgb.height)))
+        found[top : top + rows] = np.asarray(strip)
+    return found
 
 
 def _eight_bit_rgb(picture: Image.Image) -> Image.Image:
@@ -142,7 +155,7 @@ def _eight_bit_rgb(picture: Image.Image) -> Image.Image:
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _from_array(array: NDArray[Any]) -> Rgb:

@@ -43,6 +43,24 @@ def test_overlays_are_large_enough_to_read(hw: tuple[int, int]) -> None:
     assert max(factor * side for side in hw) <= 1600
 
 
+@pytest.mark.parametrize("hw", [(1000, 6000), (6001, 40)])
+def test_large_pictures_are_shrunk(hw: tuple[int, int]) -> None:
+    image, mask = np.full((*hw, 3), 90, np.uint8), np.zeros(hw, bool)
+    mask[: hw[0] // 2] = True
+    factor = draw.MAX_SIDE / max(hw)
+    height, width = round(hw[0] * factor), round(hw[1] * factor)
+    plain = draw.overlay(image, [], [])
+    assert plain.shape == (height, width, 3)
+    assert (plain == 90).all()
+    tinted = (draw.overlay(image, [mask], ["top"])[:height] != 90).any(axis=2)
+    assert tinted[: height // 2 - 3].all()
+    assert not tinted[height // 2 + 3 :].any()
+    assert draw.compare(image, mask, mask).shape == (height, width, 3)
+    assert draw.numbered(image, [mask], [1]).shape == (height, width, 3)
+    response = mask.astype(np.float32)
+    assert draw.heats(image, {"response": response}).shape[1] == width
+
+
 def test_every_expression_has_its_colour_in_the_strip() -> None:
     hw = (128, 160)
     texts = [f"object number {i}" for i in range(5)]

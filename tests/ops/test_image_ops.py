@@ -264,3 +264,17 @@ class TestNetSizes:
             assert np.array_equal(image, RGB)
             assert image is not RGB
             assert geometry.scale_xy == (1, 1)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_pixels_come_by_strips_as_they_are(mode, monkeypatch, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (37, 11, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).convert(mode)
+    wanted = np.asarray(picture.convert("RGB"))
+    for pixels in (1, 11, 100, 10**6):
+        monkeypatch.setattr("refseg.ops.images.STRIP_PIXELS", pixels)
+        found = load_image(picture)
+        assert np.array_equal(found, wanted)
+        assert found.flags["C_CONTIGUOUS"]
+        found[0, 0] = 7  # a copy of its own
+    assert np.array_equal(np.asarray(picture.convert("RGB")), wanted)
