@@ -47,8 +47,8 @@ class Described:
 class Verdict:
     """hit: the judge's best proposal is the region's, or of detections another of the same thing.
     margin: probability of the region's proposal (of all these) minus that of the best other one,
-    -1..1. matched: False where no proposal of the judge stands
-    for the region, which is no hit by a margin of -1.
+    -1..1. matched: False where no proposal of the judge stands for the region, which is no hit by
+    a margin of -1.
     """
 
     hit: bool

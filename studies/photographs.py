@@ -18,6 +18,7 @@ from studies import (
     photographs_chain,
     photographs_choice,
     photographs_nothing,
+    photographs_small,
     photographs_written,
 )
 from studies.base import RESULTS
@@ -28,6 +29,7 @@ ABOUT = {
     "detections": "what the detector tells of annotated objects; writes what training draws from",
     "choice": "which object is meant: RefCOCO and RefCOCO+ by boxes, and by simulated detections",
     "nothing": "whether a score tells that nothing is there, and the threshold below which it does",
+    "small": "how small a thing may be until it is taken for absent",
     "written": "whether what is written means its object to another model",
     "chain": "photographs with RefCOCO's and RefCOCO+'s expressions, and what limits the masks",
 }
@@ -66,6 +68,12 @@ def _nothing(parsed: argparse.Namespace) -> Studied:
     return parsed.model, photographs_nothing.run(asked)
 
 
+def _small(parsed: argparse.Namespace) -> Studied:
+    never = never_trained(parsed.real, parsed.never)
+    asked = photographs_small.Small(parsed.real, parsed.model, never, parsed.limit)
+    return parsed.model, photographs_small.run(asked)
+
+
 def _written(parsed: argparse.Namespace) -> Studied:
     never = never_trained(parsed.real, parsed.never)
     asked = photographs_written.WrittenAbout(
@@ -84,6 +92,7 @@ STUDIES = {
     "detections": _detections,
     "choice": _choice,
     "nothing": _nothing,
+    "small": _small,
     "written": _written,
     "chain": _chain,
 }

@@ -77,6 +77,19 @@ def nothing(numbers: Numbers) -> Values:
     }
 
 
+def small(numbers: Numbers) -> Values:
+    """Of `studies/text/photographs_small.md`."""
+    head = ("data", "n", "sides", "covers, %", "right choice", "refused")
+    rows = [
+        (
+            row["data"], f"{row['n']:,}", f"x {row['side']:g}", percent(row["share"]),
+            f"**{percent(row['accuracy'])}**", percent(row["refused"]),
+        )
+        for row in numbers["rows"]
+    ]  # fmt: skip
+    return {"table": table(head, rows), "least": f"{numbers['least']:.2f}"}
+
+
 def written(numbers: Numbers) -> Values:
     """Of `studies/text/photographs_written.md`."""
     head = (

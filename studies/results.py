@@ -102,7 +102,7 @@ def made(record: Record) -> str:
     told += [f"protocol {name}" for name in record["protocols"]]
     told += [
         f"data: {', '.join(record['data'])}",
-        f"seeds: {seeds}",
+        f"seeds: {seeds or 'none'}",
         f"{cores} core{'s' if cores != 1 else ''} of {machine['cpu']}, {machine['threads']} used"
         + (f", {machine['gpu']}" if machine.get("gpu") else ""),
         f"torch {machine['torch']}, Python {machine['python']}",
@@ -232,6 +232,7 @@ SECTIONS: Mapping[str, Callable[[Record], Values]] = {
     "photographs_detections": photographs_page.detections,
     "photographs_choice": photographs_page.choice,
     "photographs_nothing": photographs_page.nothing,
+    "photographs_small": photographs_page.small,
     "photographs_written": photographs_page.written,
     "photographs_chain": photographs_page.chain,
 }
@@ -249,6 +250,7 @@ COMMANDS = {
     "photographs_detections": "python -m studies.photographs detections --real DIR",
     "photographs_choice": "python -m studies.photographs choice --real DIR",
     "photographs_nothing": ("python -m studies.photographs nothing --real DIR --photos DIR"),
+    "photographs_small": "python -m studies.photographs small --real DIR",
     "photographs_written": (
         "python -m studies.photographs written --real DIR --photos DIR --judge RUN/model"
     ),

@@ -101,10 +101,7 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         raise ImageError(f"{path} cannot be read: {error}", remedy="is it damaged?") from error
     with picture:
         _check_size((picture.height, picture.width), str(path))
-        try:
-            yield picture
-        finally:
-            picture.close()  # its pixels too; else they wait for the garbage collector
+        yield picture
 
 
 def _check_size(hw: tuple[int, int], name: str) -> None:

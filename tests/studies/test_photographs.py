@@ -38,6 +38,8 @@ from studies.photographs_choice import AmongDetections, check_left_out
 from studies.photographs_eyes import Colourless, KnowsClasses, Remembering, identity
 from studies.photographs_nothing import measured as measured_scores
 from studies.photographs_nothing import questions, scored, threshold
+from studies.photographs_small import measured as measured_sizes
+from studies.photographs_small import shrunk
 from tests.data.refer_trees import make_refer
 from tests.methods.mutual.test_photographs import SEEN, ToldEyes, batch_of, image, model
 
@@ -277,6 +279,43 @@ def test_how_long_it_takes_is_told_of_every_photograph(tmp_path: Path) -> None:
     assert len(told.asked) == len(dataset.groups_by_image())
     assert taken["further"] is not None
     assert taken["first"] > 0 < taken["further"]
+
+
+def test_shrunk_boxes_lie_to_one_another_as_before(tmp_path: Path) -> None:
+    labels = Labels.parse("text+box+category")
+    dataset = open_data(make_refer(tmp_path), "train", labels, objects=True, pixels=False)
+    samples = dataset.samples(range(len(dataset)))
+    made = model()
+    made.min_score = 0.4
+    for side in (1.0, 0.5):
+        small = [shrunk(one, side) for one in samples]
+        for one, other in zip(samples, small, strict=True):
+            height, width = one.image.shape[:2]
+            assert one.objects is not None
+            assert other.objects is not None
+            assert one.objects.boxes_xyxy is not None
+            assert other.objects.boxes_xyxy is not None
+            for (x0, y0, x1, y1), found in zip(
+                one.objects.boxes_xyxy.tolist(), other.objects.boxes_xyxy.tolist(), strict=True
+            ):
+                by_hand = [
+                    width / 2 + side * (x0 - width / 2), height / 2 + side * (y0 - height / 2),
+                    width / 2 + side * (x1 - width / 2), height / 2 + side * (y1 - height / 2),
+                ]  # fmt: skip
+                assert found == pytest.approx(by_hand, abs=1e-3)
+        told = measured_sizes(made, small)
+        scores = made.scores(small)
+        hits = [int(s.argmax()) == one.target for s, one in zip(scores, small, strict=True)]
+        assert told["accuracy"] == pytest.approx(np.mean(hits))
+        chances = [float(torch.tensor(s).softmax(0).max()) for s in scores]
+        assert told["refused"] == pytest.approx(np.mean([chance < 0.4 for chance in chances]))
+        if side == 1:
+            whole = told["share"]
+        assert told["share"] == pytest.approx(whole * side**2, rel=1e-3)
+    row = {"data": "refcoco val", "side": 0.5, "n": 9, "share": 0.03, "accuracy": 0.5,
+           "refused": 0.25}  # fmt: skip
+    page = photographs_page.small({"rows": [row], "least": 0.248})
+    assert "| refcoco val | 9 | x 0.5 | 3.0 | **50.0** | 25.0 |" in page["table"]
 
 
 def test_a_model_that_may_have_seen_the_judging_images_is_refused() -> None:

@@ -9,6 +9,7 @@ We differ by default in one point: Eq. 4 has no baseline, and as every reward is
 pushes every beam up. The mean over an object's sentences is taken off (`baseline`);
 PolicyConfig(baseline="none") is Eq. 4 to the letter. Beams are no samples; the weighting
 "posterior" gives each its share of probability instead of 1 / Q.
+Where proposals are detections, those of one thing earn together (`right`); elsewhere it is k alone.
 CIDEr comes in as numbers. No gradient flows through rewards, baselines or weights.
 Letters: E objects, Q sentences of each, L places, V words, N proposals.
 """
