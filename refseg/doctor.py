@@ -84,9 +84,11 @@ def torchvision() -> Iterator[Check]:
 
 
 def machine() -> Iterator[Check]:
-    """Cores, memory, accelerator."""
+    """Cores, memory, accelerator, and whether bfloat16 is fast on it."""
     import psutil
     import torch
+
+    from refseg.train.precision import multiplies_bfloat16
 
     memory = psutil.virtual_memory()
     free = memory.available / 2**30
@@ -100,6 +102,9 @@ def machine() -> Iterator[Check]:
     )
     found = torch.cuda.get_device_name() if torch.cuda.is_available() else "none, the CPU is used"
     yield Check("accelerator", "ok", found)
+    half = multiplies_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    told = "multiplied as it is" if half else "not multiplied here: small models train in float32"
+    yield Check("bfloat16", "ok", told)
 
 
 def folder(path: Path) -> Check:

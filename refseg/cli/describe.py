@@ -187,6 +187,7 @@ def _ask(
     from refseg.region import read_mask, read_region
 
     pixels = load_image(image)
+    pixels.setflags(write=False)  # then the predictor makes no copy
     hw = pixels.shape[:2]
     region = read_region(read_mask(where, hw) if isinstance(where, Path) else where, hw)
     from refseg.describe import check_search, check_writes

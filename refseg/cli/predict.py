@@ -162,6 +162,7 @@ def _ask(
 
     texts = [clean(text) for text in expressions]
     pixels = load_image(image)
+    pixels.setflags(write=False)  # then the predictor makes no copy
     from refseg.predict import Predictor, load
     from refseg.rank import check_ranks
 

@@ -116,6 +116,7 @@ def _ask(
     from refseg.ops.images import load_image
 
     pixels = load_image(image)
+    pixels.setflags(write=False)  # then the predictor makes no copy
     from refseg import propose
     from refseg.predict import load
 

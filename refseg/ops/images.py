@@ -46,7 +46,8 @@ def load_image(source: Source, *, exif: bool = True) -> Rgb:
 
     Grey, palette, CMYK and 16-bit images become 8-bit RGB (16 bits keep their upper byte);
     transparent pixels become white. exif: turn the picture as its EXIF orientation says; data
-    sets whose masks were drawn on the stored pixels want False.
+    sets whose masks were drawn on the stored pixels want False. An RGB array is copied, unless it
+    owns its pixels and is read-only: nobody will change that one, and it may be a third of a GB.
     Raises ImageError for what is no image of `FORMATS`, is damaged or cut short, has no pixel,
     or has a side over `MAX_SIDE` or more than `MAX_PIXELS`.
     """
@@ -167,6 +168,9 @@ def _from_array(array: NDArray[Any]) -> Rgb:
         return np.ascontiguousarray(np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2))
     if channels == 4:
         return _to_rgb(Image.fromarray(array), "array", exif=False)
+    flags = array.flags
+    if flags.c_contiguous and flags.owndata and not flags.writeable:
+        return np.asarray(array)
     return np.array(array, np.uint8, order="C")
 
 

@@ -120,7 +120,9 @@ class EncoderRecipe(Part):
 
 
 def laptop_training(**changes: Any) -> TrainConfig:
-    """Training of small models on one core: Muon, warm-up and cosine, averaged weights, bf16."""
+    """Training of small models on one core: Muon, warm-up and cosine, averaged weights, and
+    bfloat16 where the processor has it.
+    """
     settings: dict[str, Any] = {
         "optimiser": "muon",
         "weight_decay": 0.05,
@@ -128,7 +130,7 @@ def laptop_training(**changes: Any) -> TrainConfig:
         "warmup": 100,
         "clip_norm": 5.0,
         "ema": 0.998,
-        "precision": "bf16",
+        "precision": "auto",
         "evaluate_every": None,
         "save_every": 250,
     }
@@ -169,7 +171,7 @@ def bert_scenes() -> EncoderRecipe:
             schedule="cosine",
             warmup=100,
             clip_norm=1.0,
-            precision="bf16",
+            precision="auto",
             evaluate_every=None,
             save_every=200,
         ),

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from refseg import models
 from refseg.data.dataset import ReferDataset
-from refseg.errors import ConfigError, RunError
+from refseg.data.transforms import AugmentConfig
+from refseg.errors import RunError
 from refseg.methods.mutual.disambiguation import Disambiguation, Texts
 from refseg.metrics.captions import CiderD, DocumentFrequency
 from refseg.nn.weights import load_state, read_state
@@ -122,9 +123,10 @@ def _learn(job: Job, config: DisambiguationConfig, ready: _Ready, folder: Path) 
     if config.cached and model.method.reads_pixels:
         source = _cached(job, ready, folder)
         data = _without_pixels(data)
+    # Images as they are, whatever step 1 made of them: so people's references describe them.
     batches = RecipeBatches(
-        data, model.tokenizer, model.preprocess, recipe.data.augment, recipe.train.seed,
-        ready.rows, recipe.data.per_image,
+        data, model.tokenizer, model.preprocess, AugmentConfig(), recipe.train.seed, ready.rows,
+        recipe.data.per_image,
     )  # fmt: skip
     Plan.make(config.train, len(batches), *job.place)
     learner = Disambiguation(model.method, config.policy, ready.texts, source)
@@ -144,11 +146,6 @@ def _learn(job: Job, config: DisambiguationConfig, ready: _Ready, folder: Path) 
 
 
 def _cached(job: Job, ready: _Ready, folder: Path) -> CachedProposals:
-    if job.recipe.data.augment != type(job.recipe.data.augment)():
-        raise ConfigError(
-            "kept proposals are of images as they are, but data.augment changes them",
-            remedy="set disambiguation.cached=false, or take the augmentation out",
-        )
     images = list(dict.fromkeys(ready.data.entry(row).image_row for row in ready.rows))
     made_from = digest(
         {"model": model_hash(ready.start), "data": ready.data.hash, "images": images}

@@ -104,7 +104,7 @@ def vega_scenes() -> Recipe:
             warmup=100,
             clip_norm=5.0,
             ema=0.998,
-            precision="bf16",
+            precision="auto",
             evaluate_every=1000,
             save_every=250,
             workers=1,

@@ -17,7 +17,9 @@ class TrainConfig(BaseModel):
     batch_size: samples per step over all processes and micro-batches together (a recipe with
     data.per_image > 1 counts groups of up to so many expressions about one image instead).
     accumulate: micro-batches per process and step (memory against time; same result for
-    methods without batch statistics). precision: "bf16" runs forward and loss under autocast.
+    methods without batch statistics). precision: "bf16" runs forward and loss under autocast,
+    "auto" does so where the device multiplies in bfloat16 and stays in float32 elsewhere, where
+    bfloat16 is many times slower.
     optimiser: "adamw", or "muon": matrices step by Muon (orthogonalised momentum, its size matched
     to AdamW's, so that one learning rate serves both), tables, norms, biases and kernels by AdamW.
     lr: base learning rate; warmup: steps of linear rise; poly_power, step_at (fractions of the
@@ -66,7 +68,7 @@ class TrainConfig(BaseModel):
     step_at: tuple[float, ...] = (0.7, 0.9)
     step_factor: float = Field(default=0.1, gt=0, le=1)
 
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
     compile: bool = False
     fsdp: bool = False
     find_unused: bool = False

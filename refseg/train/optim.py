@@ -10,6 +10,8 @@ from torch import nn
 
 from refseg.method import Method, check_groups
 from refseg.train.config import TrainConfig
+from refseg.train.muon import Float32Muon
+from refseg.train.precision import multiplies_bfloat16
 
 
 def build_optimiser(method: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -41,7 +43,9 @@ def build_optimiser(method: nn.Module, config: TrainConfig) -> torch.optim.Optim
         others = [p for p in group.parameters if all(p is not other for other in turned)]
         matrices += [{**option, "params": turned}] if turned else []
         rest += [{**option, "params": others}] if others else []
-    muon = torch.optim.Muon(matrices, lr=config.lr, adjust_lr_fn="match_rms_adamw")
+    device = groups[0].parameters[0].device
+    rule = torch.optim.Muon if multiplies_bfloat16(device) else Float32Muon
+    muon = rule(matrices, lr=config.lr, adjust_lr_fn="match_rms_adamw")
     return JointOptimiser([muon, _adamw(rest, config)] if rest else [muon])
 
 

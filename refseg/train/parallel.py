@@ -27,6 +27,7 @@ from torch.distributed.tensor import DTensor
 from refseg.errors import ConfigError
 from refseg.method import Method
 from refseg.train.config import TrainConfig
+from refseg.train.precision import runs_in_bfloat16
 from refseg.types import Batch
 
 #: Smaller modules are not worth a message of their own.
@@ -71,7 +72,7 @@ def wrap(accelerator: Accelerator, method: nn.Module, config: TrainConfig) -> nn
     After it `method` lies on the device; under FSDP its parameters have become DTensors, so
     build the optimiser afterwards. Raises ConfigError for fsdp in one process.
     """
-    module = LossModule(method, bf16=config.precision == "bf16")
+    module = LossModule(method, bf16=runs_in_bfloat16(config, accelerator.device))
     if config.compile:
         module.compile()
     if not config.fsdp:

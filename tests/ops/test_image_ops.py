@@ -58,6 +58,16 @@ class TestSources:
         image[:] = 0
         assert RGB.any()
 
+    def test_but_not_of_what_nobody_can_change(self):
+        frozen = RGB.copy()
+        frozen.setflags(write=False)
+        assert load_image(frozen) is frozen
+        for seen in (frozen[:], frozen[:, ::-1], RGB[:]):  # somebody may hold what they look at
+            seen.setflags(write=False)
+            image = load_image(seen)
+            assert not np.shares_memory(image, seen)
+            assert np.array_equal(image, seen)
+
     def test_grey_arrays_and_alpha_arrays(self):
         grey = RGB[..., 0]
         assert np.array_equal(load_image(grey), np.stack([grey] * 3, -1))

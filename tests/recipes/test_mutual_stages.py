@@ -322,13 +322,16 @@ def test_a_start_with_one_head_is_refused_at_once(
     assert not (tmp_path / "run").exists()
 
 
-def test_kept_proposals_want_pictures_as_they_are(
-    recipe: Recipe, whole: Path, tmp_path: Path
+@pytest.mark.parametrize("cached", ["true", "false"])
+def test_step_2_sees_pictures_as_people_described_them(
+    recipe: Recipe, whole: Path, tmp_path: Path, cached: str
 ) -> None:
-    turned = only_step_2(recipe, whole / "train" / "model", "data.augment.flip=0.5")
-    with pytest.raises(ConfigError, match="augment") as caught:
-        again(turned, tmp_path / "run")
-    assert "disambiguation.cached=false" in caught.value.remedy
+    """Mirrored, they would be rewarded for people's "left" where it is right."""
+    start, told = whole / "train" / "model", f"disambiguation.cached={cached}"
+    again(only_step_2(recipe, start, told), tmp_path / "plain")
+    again(only_step_2(recipe, start, told, "data.augment.flip=1"), tmp_path / "turned")
+    made = [tmp_path / name / "disambiguate" for name in ("plain", "turned")]
+    assert moved_between(*made) == set()
 
 
 def test_retraining_on_expressions_that_were_written_before(

@@ -154,7 +154,9 @@ class Simulation:
         found = Things.unseen(*(part.flatten(1, 2) for part in parts))
         if colours is not None:
             told = colours * things.there[..., None, None]  # what is left out is nobody's rival
-            looks = draw_looks(records.looks, records.kinds, kind, ids, told, salt)
+            looks = draw_looks(
+                records.looks, records.kinds, kind, ids, told, salt, there=things.there
+            )
             looks = self._of_parts(looks, things.boxes, boxes, ids, salt).flatten(1, 2)
             found = replace(found, looks=looks, looked=torch.ones_like(found.there))
         return found.only(found.there)

@@ -1,0 +1,54 @@
+"""Muon where bfloat16 is slow: the same rule, its matrices turned in float32.
+
+torch's own turns them in bfloat16, which a processor without instructions for it does 26 times
+slower than float32 (docs/decisions/0029): most of a step of a small model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Float32Muon(torch.optim.Muon):
+    """`torch.optim.Muon`, its state the same, whose iteration does not leave float32.
+
+    Raises ValueError for sizes of steps other than "match_rms_adamw".
+    """
+
+    def __init__(self, params: Any, **options: Any) -> None:
+        super().__init__(params, **options)
+        if any(group["adjust_lr_fn"] != "match_rms_adamw" for group in self.param_groups):
+            raise ValueError("this Muon knows only adjust_lr_fn='match_rms_adamw'")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step. Raises ValueError for a closure: no caller has one."""
+        if closure is not None:
+            raise ValueError("this optimiser takes no closure")
+        for group in self.param_groups:
+            params: list[Tensor] = []
+            grads: list[Tensor] = []
+            momenta: list[Tensor] = []
+            self._init_group(group, params, grads, momenta)
+            for param, grad, momentum in zip(params, grads, momenta, strict=True):
+                momentum.lerp_(grad, 1 - group["momentum"])
+                update = grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+                turned = orthogonal(update, group["ns_coefficients"], group["ns_steps"])
+                size = 0.2 * max(param.shape) ** 0.5
+                param.mul_(1 - group["lr"] * group["weight_decay"])
+                param.add_(turned, alpha=-group["lr"] * size)
+
+
+def orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
+    """[m, n] -> [m, n] with singular values near 1: Newton-Schulz (Jordan 2024), in its type."""
+    a, b, c = coefficients
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
