@@ -100,7 +100,8 @@ def machine() -> str:
     cores = len(os.sched_getaffinity(0))
     memory = round(psutil.virtual_memory().total / 2**30)
     accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{cores} cores ({platform.machine()}), {memory} GiB, {accelerator}"
+    kernels = torch.backends.cpu.get_cpu_capability()  # which of its kernels torch takes
+    return f"{cores} cores ({platform.machine()}, {kernels}), {memory} GiB, {accelerator}"
 
 
 if __name__ == "__main__":

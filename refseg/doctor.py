@@ -103,7 +103,7 @@ def machine() -> Iterator[Check]:
     found = torch.cuda.get_device_name() if torch.cuda.is_available() else "none, the CPU is used"
     yield Check("accelerator", "ok", found)
     half = multiplies_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    told = "multiplied as it is" if half else "not multiplied here: small models train in float32"
+    told = "has kernels here" if half else "has no kernels here: small models train in float32"
     yield Check("bfloat16", "ok", told)
 
 

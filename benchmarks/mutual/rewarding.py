@@ -25,6 +25,7 @@ from refseg.recipes.building import build
 from refseg.recipes.mutual import mutual_scenes
 from refseg.recipes.proposal_cache import CachedProposals, keep_proposals, open_proposals
 from refseg.recipes.rewarding import texts_of
+from refseg.train.precision import multiplies_bfloat16
 from refseg.types import Batch, Labels
 
 IDS = 8  # of a written sentence: about what a trained model writes about the world
@@ -58,7 +59,8 @@ class Learning:
 
     def step(self, batch: Batch) -> None:
         self.optimiser.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16):
+        half = multiplies_bfloat16(torch.device("cpu"))  # as the recipe trains
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             outputs = self.learner(batch)
             total = self.learner.loss(outputs, batch)["total"]
         torch.autograd.backward(total)

@@ -47,7 +47,7 @@ def load_image(source: Source, *, exif: bool = True) -> Rgb:
     Grey, palette, CMYK and 16-bit images become 8-bit RGB (16 bits keep their upper byte);
     transparent pixels become white. exif: turn the picture as its EXIF orientation says; data
     sets whose masks were drawn on the stored pixels want False. An RGB array is copied, unless it
-    owns its pixels and is read-only: nobody will change that one, and it may be a third of a GB.
+    owns its pixels and was made read-only: its maker will not change it, and it may be large.
     Raises ImageError for what is no image of `FORMATS`, is damaged or cut short, has no pixel,
     or has a side over `MAX_SIDE` or more than `MAX_PIXELS`.
     """

@@ -97,7 +97,8 @@ class DisambiguationConfig(Part):
     start: the model whose generator learns; None is that of the stage before. cached: the frozen
     extractor looks at each image once and its proposals are kept; without it, in every step.
     merge: data sets whose expressions of the same objects join the references of the reward's
-    CIDEr, as where the evaluation merges them.
+    CIDEr, as where the evaluation merges them. No image is augmented here (`data.augment` is for
+    the other stages): the references tell of images as they are.
     """
 
     policy: PolicyConfig = PolicyConfig()

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.utils import set_seed
 
 import refseg
@@ -38,6 +39,7 @@ from refseg.train.config import TrainConfig
 from refseg.train.loader import TrainData
 from refseg.train.loop import fit
 from refseg.train.plan import Plan
+from refseg.train.precision import runs_in_bfloat16
 from refseg.train.progress import ProgressMode
 from refseg.train.results import Evaluation, FitResult
 
@@ -240,6 +242,7 @@ def _card(job: Job, ready: _Ready, train: TrainConfig, result: FitResult) -> dic
         **({LEFT_OUT: left_out(excluded)} if excluded else {}),
         "steps": result.steps,
         "batch size": train.batch_size,
+        "precision": "bfloat16" if runs_in_bfloat16(train, torch.device(job.device)) else "float32",
         **({"expressions per image": recipe.data.per_image} if recipe.data.per_image > 1 else {}),
         "seed": recipe.train.seed,
         "parameters": sum(p.numel() for p in ready.model.method.parameters()),

@@ -1,12 +1,12 @@
 """Muon where bfloat16 is slow: the same rule, its matrices turned in float32.
 
-torch's own turns them in bfloat16, which a processor without instructions for it does 26 times
-slower than float32 (docs/decisions/0029): most of a step of a small model.
+torch's own turns them in bfloat16. Where torch has no kernels for that, as on processors with AVX2
+alone, it takes 26 times as long as in float32 (docs/decisions/0029): most of a small model's step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -30,25 +30,31 @@ class Float32Muon(torch.optim.Muon):
         if closure is not None:
             raise ValueError("this optimiser takes no closure")
         for group in self.param_groups:
-            params: list[Tensor] = []
-            grads: list[Tensor] = []
-            momenta: list[Tensor] = []
-            self._init_group(group, params, grads, momenta)
-            for param, grad, momentum in zip(params, grads, momenta, strict=True):
-                momentum.lerp_(grad, 1 - group["momentum"])
-                update = grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
-                turned = orthogonal(update, group["ns_coefficients"], group["ns_steps"])
-                size = 0.2 * max(param.shape) ** 0.5
-                param.mul_(1 - group["lr"] * group["weight_decay"])
-                param.add_(turned, alpha=-group["lr"] * size)
+            for param in group["params"]:
+                if param.grad is not None:
+                    self._step(param, param.grad, group)
+
+    def _step(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[param]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(grad)
+        momentum: Tensor = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
+        update = grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+        turned = orthogonal(update, group)
+        size = 0.2 * max(param.shape) ** 0.5
+        param.mul_(1 - group["lr"] * group["weight_decay"])
+        param.add_(turned, alpha=-group["lr"] * size)
 
 
-def orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: int) -> Tensor:
-    """[m, n] -> [m, n] with singular values near 1: Newton-Schulz (Jordan 2024), in its type."""
-    a, b, c = coefficients
+def orthogonal(matrix: Tensor, group: Mapping[str, Any]) -> Tensor:
+    """[m, n] -> [m, n] with singular values near 1: Newton-Schulz (Jordan 2024), in its type.
+
+    group: ns_coefficients, ns_steps and eps, as torch's Muon has them.
+    """
+    a, b, c = group["ns_coefficients"]
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / x.norm().clamp(min=1e-7)
-    for _ in range(steps):
+    x = x / x.norm().clamp(min=group["eps"])
+    for _ in range(group["ns_steps"]):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if matrix.shape[0] > matrix.shape[1] else x

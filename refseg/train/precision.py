@@ -1,7 +1,7 @@
-"""Whether bfloat16 is worth its roundings: which processors multiply in it.
+"""Whether bfloat16 is worth its roundings: where torch has kernels that multiply in it.
 
-Without instructions for it torch multiplies bfloat16 matrices one number at a time: 50 times slower
-than float32 (docs/decisions/0029).
+Elsewhere, as on processors with AVX2 alone, it multiplies bfloat16 matrices one number at a time:
+50 times slower than float32 (docs/decisions/0029).
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from refseg.train.config import TrainConfig
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether `device` has instructions that multiply matrices of bfloat16."""
+    """Whether torch has kernels for products of bfloat16 matrices on `device`.
+
+    On x86 it has them from AVX-512 on; how much they gain there depends on the processor.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":

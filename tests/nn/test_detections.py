@@ -73,6 +73,15 @@ def test_it_is_the_plain_loop(seed: int, count: int, least: float, most: int, sa
     assert found.probabilities.shape == (len(expected), CLASSES)
 
 
+@pytest.mark.parametrize("most", [5, 100, 1000])
+def test_hundreds_of_detections_are_joined_and_cut(most: int) -> None:
+    joining = Joining(least=0.05, same=0.6, any=0.7, most=most)
+    detected = answers(3, 600)
+    found, expected = join(detected, joining), plain(detected, joining)
+    assert len(found) == len(expected) <= most
+    np.testing.assert_array_equal(found.boxes, np.array([b for b, _ in expected], np.float32))
+
+
 def one(*boxes: tuple[float, ...], classes: NDArray[np.float32] | list[list[float]]) -> Found:
     return join(Detected(np.array(boxes, np.float32), np.array(classes, np.float32)))
 

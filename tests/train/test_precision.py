@@ -14,7 +14,7 @@ from refseg.train.muon import Float32Muon, orthogonal
 from refseg.train.precision import multiplies_bfloat16, runs_in_bfloat16
 
 CPU = torch.device("cpu")
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+GROUP = {"ns_coefficients": (3.4445, -4.7750, 2.0315), "ns_steps": 5, "eps": 1e-7}
 
 
 @pytest.mark.parametrize("can", [True, False])
@@ -56,11 +56,11 @@ def test_the_iteration_is_the_literal_one(shape: tuple[int, int]) -> None:
 
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     kept = matrix.clone()
-    found = orthogonal(matrix, COEFFICIENTS, 5)
+    found = orthogonal(matrix, GROUP)
     torch.testing.assert_close(found.double(), newton_schulz(matrix), rtol=1e-4, atol=1e-5)
     assert torch.equal(matrix, kept)
     assert torch.linalg.svdvals(found).sub(1).abs().max() < 0.35  # near 1, as it is meant
-    assert not orthogonal(torch.zeros(shape), COEFFICIENTS, 5).any()
+    assert not orthogonal(torch.zeros(shape), GROUP).any()
 
 
 def test_steps_are_torchs_but_for_the_rounding_and_so_is_the_state() -> None:
@@ -76,8 +76,10 @@ def test_steps_are_torchs_but_for_the_rounding_and_so_is_the_state() -> None:
         two.step()
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
     assert not torch.equal(ours, theirs)
-    momenta = [o.state_dict()["state"][0]["momentum_buffer"] for o in (one, two)]
-    assert torch.equal(*momenta)
+    momenta = [o.state_dict()["state"][0] for o in (one, two)]
+    assert [list(state) for state in momenta] == [["momentum_buffer"]] * 2
+    assert torch.equal(*(state["momentum_buffer"] for state in momenta))
+    assert one.state_dict()["param_groups"] == two.state_dict()["param_groups"]
     two.load_state_dict(deepcopy(one.state_dict()))  # a run may go on on another machine
 
 

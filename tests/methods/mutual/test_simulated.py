@@ -179,6 +179,22 @@ def test_a_detection_has_its_objects_colours_as_far_as_it_fits() -> None:
         torch.testing.assert_close(found.looks[image, place], wanted, atol=1e-5, rtol=0)
 
 
+def test_colours_are_drawn_for_what_is_there_alone() -> None:
+    """Padding gets none, and what it is told changes nothing for the others."""
+    pool, (things, ids) = records(40), annotated(2, images=30)
+    there = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)) < 0.6
+    told = torch.zeros(*ids.shape, ZONES, len(COLOURS))
+    told[:, ::2, 0, 3] = 1
+    kind = things.classes.argmax(dim=-1)
+    told = told * there[..., None, None]
+    found = draw_looks(pool.looks, pool.kinds, kind, ids, told, 4, there=there)
+    whole = draw_looks(pool.looks, pool.kinds, kind, ids, told, 4)
+    torch.testing.assert_close(found[there], whole[there])
+    assert found[there].any()
+    assert not found[~there].any()
+    assert not draw_looks(pool.looks, pool.kinds, kind, ids, told, 4, there=there & ~there).any()
+
+
 def test_pictures_without_objects_show_nothing() -> None:
     simulation = Simulation.of(records(), Q)
     none = Things.unseen(
