@@ -23,6 +23,7 @@ from refseg.ops.boxes import box_area, box_iou
 #: Overlap from which a detection is told as one of the annotated object that it overlaps most.
 ATTACHED = 0.2
 LEAST = 0.05  # probability below which a detection is not kept
+LARGE = 0.03  # of the picture: few smaller objects are referred to
 OF_ONE, BESIDE, TOLD = 6, 24, 5  # D, E, P
 
 
@@ -39,6 +40,7 @@ class Photo:
     looks: NDArray[np.float32]
     found: NDArray[np.float32]
     chances: NDArray[np.float32]
+    image_id: int = -1
 
 
 def records_of(photos: Sequence[Photo]) -> Records:
@@ -140,18 +142,28 @@ def simulated(photo: Photo, simulation: Simulation) -> Things:
     return simulation(annotated(photo), torch.from_numpy(photo.ann_ids)[None], 0)
 
 
+def found_of(photo: Photo, things: Things) -> NDArray[np.bool_]:
+    """Whether each object that covers 3 % or more is found (IoU 0.5)."""
+    _, overlap = _large(photo, things)
+    return (overlap >= 0.5).any(axis=1)
+
+
+def _large(photo: Photo, things: Things) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """[K] which objects cover 3 % or more, and their overlaps with what is detected [n, N]."""
+    large = box_area(photo.boxes) >= LARGE
+    return large, box_iou(photo.boxes[large], things.boxes[0][things.there[0]].numpy())
+
+
 def measured(told: Sequence[tuple[Photo, Things]]) -> dict[str, float]:
-    """Of all photos: detections a photo; of objects that cover 3 % or more (few smaller ones are
-    referred to): the share that is found (IoU 0.5), and of these the share whose class is the
-    likeliest, the mean IoU of the best box, its mean probability, and the detections of IoU 0.5.
+    """Of all photos: detections a photo; of objects that cover `LARGE` or more: the share that
+    is found (IoU 0.5), and of these the share whose class is the likeliest, the mean IoU of the
+    best box, its mean probability, and the detections of IoU 0.5.
     """
     counts, found, right, fits, sure, doubles = [], [], [], [], [], []
     for photo, things in told:
-        boxes = things.boxes[0][things.there[0]].numpy()
         classes = things.classes[0][things.there[0]].numpy()
-        counts.append(len(boxes))
-        large = box_area(photo.boxes) >= 0.03
-        overlap = box_iou(photo.boxes[large], boxes)
+        counts.append(len(classes))
+        large, overlap = _large(photo, things)
         for kind, row in zip(photo.kinds[large], overlap, strict=True):
             best = int(row.argmax()) if len(row) else -1
             found.append(best >= 0 and row[best] >= 0.5)

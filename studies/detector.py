@@ -8,7 +8,7 @@ detector the draws are is measured on photographs that were not drawn from.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from refseg.pull.kept import pulled_folder
 from refseg.train.progress import Counting
 from studies.base import Outcome
 from studies.detections import LEAST, Photo, compared, records_of
+from studies.held_out import held_out
 
 LEASTS = (0.05, 0.1, 0.2)
 CELLS = 256
@@ -53,6 +54,7 @@ def run(asked: Detector) -> Outcome:
         records_of(photos).save(temporary)
     numbers = {
         "rows": compared(photos, LEASTS),
+        "held out": held_out(photos, LEASTS),
         "photographs": len(photos),
         "objects": sum(len(photo.kinds) for photo in photos),
     }
@@ -80,7 +82,8 @@ def read_photos(folder: Path, never: frozenset[int]) -> list[Photo]:
     progress = Counting("auto", "looking at photographs")
     for done, one in enumerate(images, start=1):
         image = load_image(folder / "images" / one["file_name"], exif=False)
-        photos.append(_photo(ssd.eval(), image, objects.get(one["id"], []), kinds))
+        photo = _photo(ssd.eval(), image, objects.get(one["id"], []), kinds)
+        photos.append(replace(photo, image_id=one["id"]))
         progress(done, len(images))
     return photos
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from studies.tables import Numbers, between, percent, table
 
@@ -28,9 +28,29 @@ def detections(numbers: Numbers) -> Values:
     ]
     return {
         "table": table(head, rows),
+        "learned": _learned(numbers["held out"]),
         "photographs": f"{numbers['photographs']:,}",
         "objects": f"{numbers['objects']:,}",
     }
+
+
+def _learned(rows: Sequence[Numbers]) -> str:
+    """What the detector finds in photographs that it learned from, and in others."""
+    head = (
+        "least probability", "photographs", "n", "objects", "found", "95 % interval", "class right",
+        "IoU", "probability",
+    )  # fmt: skip
+    return table(
+        head,
+        (
+            (
+                f"{row['least']:g}", row["photographs"], f"{row['n']:,}", f"{row['objects']:,}",
+                f"**{percent(row['found'])}**", between(row["interval"]),
+                *(percent(row[name]) for name in ("class right", "IoU", "probability")),
+            )
+            for row in rows
+        ),
+    )  # fmt: skip
 
 
 def choice(numbers: Numbers) -> Values:

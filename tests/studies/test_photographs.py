@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import exp
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from refseg.evaluate_objects import evaluate_objects
 from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.methods.mutual.simulated import Simulation
-from refseg.methods.mutual.things import LOOKS
+from refseg.methods.mutual.things import LOOKS, surest
 from refseg.ops.boxes import box_iou
 from refseg.recipes.training import left_out
 from refseg.types import Labels, Objects
@@ -30,9 +31,11 @@ from studies.detections import (
     annotated,
     as_things,
     compared,
+    found_of,
     measured,
     records_of,
 )
+from studies.held_out import HELD_OUT, held_out
 from studies.photographs_chain import seconds
 from studies.photographs_choice import AmongDetections, check_left_out
 from studies.photographs_eyes import Colourless, KnowsClasses, Remembering, identity
@@ -61,6 +64,25 @@ def photo(seed: int, objects: int = 3, found: int = 12) -> Photo:
         rng.random((objects, LOOKS)).astype(np.float32), near[order].astype(np.float32),
         chances[order].astype(np.float32),
     )  # fmt: skip
+
+
+def test_photographs_that_were_held_out_stand_beside_the_others() -> None:
+    out = sorted(HELD_OUT)[:5]
+    photos = [replace(photo(n), image_id=n) for n in range(5)]  # 0..4 are none of those
+    photos += [replace(photo(9 + n), image_id=number) for n, number in enumerate(out)]
+    bare = {name: getattr(photo(3), name)[:0] for name in ("ann_ids", "kinds", "boxes", "looks")}
+    photos.append(replace(photo(3), image_id=out[0], **bare))
+    rows = held_out(photos, [0.2])
+    assert [(row["photographs"], row["n"], row["objects"]) for row in rows] == [
+        ("learned from", 5, 15), ("held out", 5, 15)
+    ]  # fmt: skip
+    for row, own in zip(rows, (photos[:5], photos[5:10]), strict=True):
+        alone = measured([(one, surest(as_things(one), 0.2, 64)) for one in own])
+        assert {name: row[name] for name in alone} == alone
+        assert row["interval"][0] <= row["found"] <= row["interval"][1]
+        found = [found_of(one, surest(as_things(one), 0.2, 64)) for one in own]
+        assert np.concatenate(found).mean() == pytest.approx(row["found"])
+    assert held_out([], [0.2]) == []
 
 
 def test_what_is_kept_gives_the_detections_back() -> None:
