@@ -8,8 +8,8 @@ Needs the weights that `refseg models pull photos` brings, and times the heads t
 `photos` is there. Compared in turn, photograph by photograph:
 - the parts of one look: detector, image encoder, masks of its boxes, colours, heads;
 - boxes one by one, four at once (ours), all at once;
-- the image encoder in float32 (ours), bfloat16 and with int8 linear maps: how much faster, and how
-  well the masks agree with those of float32.
+- the image encoder in float32 (ours), bfloat16 (if torch has kernels for it) and with int8 linear
+  maps: how much faster, and how well the masks agree with those of float32.
 Peak memory is that of a fresh process, for an ordinary photograph and for 108 million pixels.
 """
 
@@ -44,6 +44,7 @@ from refseg.ops.images import load_image
 from refseg.predict import Predictor, load
 from refseg.profile import task_memory
 from refseg.pull.kept import pulled_folder
+from refseg.train.precision import multiplies_bfloat16
 
 LEAST, MOST = 0.1, 64
 WORDS = ["left person", "the dog on the right", "red car", "thing in the middle"]
@@ -117,7 +118,10 @@ def forms(sam: MobileSam) -> dict[str, Callable[[Image], Embedded]]:
         small.encoder = torch.ao.quantization.quantize_dynamic(
             small.encoder, {torch.nn.Linear}, dtype=torch.qint8
         )
-    return {"ours: float32": sam.encode, "bfloat16": halved, "int8 linear maps": small.encode}
+    told = {"ours: float32": sam.encode, "bfloat16": halved, "int8 linear maps": small.encode}
+    if not multiplies_bfloat16(torch.device("cpu")):
+        told.pop("bfloat16")  # a photograph would take minutes
+    return told
 
 
 def agreement(
@@ -143,6 +147,7 @@ def averaged(tables: Sequence[Table]) -> Table:
 def one_look(hw: tuple[int, int]) -> Callable[[], object]:
     """A look at noise of a size, what it needs being loaded."""
     image = np.random.default_rng(0).integers(0, 256, (*hw, 3), np.uint8)
+    image.setflags(write=False)  # as the commands load it: not copied
     if PHOTOS in list_bundled():
         predictor = Predictor(load(PHOTOS, "cpu"))  # weights of others come with the first look
         return lambda: predictor.set_image(image).segment(WORDS[0])
