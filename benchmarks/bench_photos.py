@@ -120,7 +120,7 @@ def forms(sam: MobileSam) -> dict[str, Callable[[Image], Embedded]]:
         )
     told = {"ours: float32": sam.encode, "bfloat16": halved, "int8 linear maps": small.encode}
     if not multiplies_bfloat16(torch.device("cpu")):
-        told.pop("bfloat16")  # a photograph would take minutes
+        told.pop("bfloat16")  # many times slower: see bench_precision.py
     return told
 
 

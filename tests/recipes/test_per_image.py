@@ -22,6 +22,7 @@ from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.runner import run_recipe
 from refseg.recipes.training import open_split
 from refseg.train.config import TrainConfig
+from refseg.train.precision import runs_in_bfloat16
 from refseg.types import Batch, Labels
 from tests.methods.toy import (
     MAX_WORDS,
@@ -258,6 +259,8 @@ def test_a_run_counts_chunks_finishes_and_resumes(
     card = models.load(whole.model).card
     assert card["data"].endswith(f"{sum(TOLD)} items")
     assert card["steps"] == 2 * ((4 + 2 + 1 + 3) // 2)
+    half = runs_in_bfloat16(recipe.train, torch.device("cpu"))
+    assert card["precision"] == ("bfloat16" if half else "float32")
 
     call, left = RecipeBatches.__call__, 5
 

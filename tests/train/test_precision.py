@@ -8,6 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from refseg.doctor import machine
+from refseg.recipes.encoders import bert_scenes, swin_scenes
+from refseg.recipes.mutual import mutual_refcoco, mutual_scenes, photos
+from refseg.recipes.vega import vega_scenes
 from refseg.train import optim, precision
 from refseg.train.config import TrainConfig
 from refseg.train.muon import Float32Muon, orthogonal
@@ -27,6 +31,25 @@ def test_auto_asks_the_processor_and_the_others_do_not(
         for name in ("fp32", "bf16", "auto")
     }
     assert found == {"fp32": False, "bf16": True, "auto": can}
+
+
+def test_recipes_for_one_core_ask_and_those_of_the_papers_state_it() -> None:
+    small = (mutual_scenes(), photos(), vega_scenes(), swin_scenes(), bert_scenes())
+    assert {recipe.train.precision for recipe in small} == {"auto"}
+    learns = photos().disambiguation
+    assert learns is not None
+    assert learns.train.precision == "auto"
+    assert mutual_refcoco().train.precision == "bf16"
+
+
+def test_the_doctor_says_which_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    for can in (True, False):
+        monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device, can=can: can)
+        told += [check.detail for check in machine() if check.name == "bfloat16"]
+    assert len(told) == 2
+    assert "float32" not in told[0]
+    assert "float32" in told[1]
 
 
 def test_without_torchs_kernels_for_it_there_is_no_bfloat16(
