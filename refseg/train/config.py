@@ -22,8 +22,11 @@ class TrainConfig(BaseModel):
     bfloat16 is many times slower.
     optimiser: "adamw", or "muon": matrices step by Muon (orthogonalised momentum, its size matched
     to AdamW's, so that one learning rate serves both), tables, norms, biases and kernels by AdamW.
-    lr: base learning rate; warmup: steps of linear rise; poly_power, step_at (fractions of the
-    run), step_factor: see `schedule.lr_factor`. clip_norm: total gradient norm, None for none.
+    amsgrad, eps: of AdamW, of Muon's AdamW part too: divide by the largest second moment so far
+    (Reddi et al. 2018); what is added to the divisor.
+    lr: base learning rate; warmup: steps of linear rise, or warmup_epochs: epochs of a rise in
+    stairs, one an epoch (needs the length in epochs); poly_power, step_at (fractions of the run),
+    step_factor: see `schedule.lr_factor`. clip_norm: total gradient norm, None for none.
     ema: decay of the averaged weights that are evaluated and exported, None for none.
     save_every, log_every: steps. keep_last: checkpoints kept. evaluate_every: steps, "epoch",
     or None for never. workers: loader processes per process; they change nothing but speed.
@@ -49,6 +52,14 @@ class TrainConfig(BaseModel):
         }
     )
 
+    #: Settings that came later, and what was so before: left out of a run's identity, so that runs
+    #: which began before them go on.
+    LATER: ClassVar[dict[str, float | bool | int]] = {
+        "eps": 1e-8,
+        "amsgrad": False,
+        "warmup_epochs": 0,
+    }
+
     steps: int | None = Field(default=None, ge=1)
     epochs: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=16, ge=1)
@@ -59,11 +70,14 @@ class TrainConfig(BaseModel):
     lr: float = Field(default=3e-5, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(default=1e-2, ge=0, allow_inf_nan=False)
     betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0, allow_inf_nan=False)
+    amsgrad: bool = False
     clip_norm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     ema: float | None = Field(default=None, gt=0, lt=1)
 
     schedule: Schedule = "poly"
     warmup: int = Field(default=0, ge=0)
+    warmup_epochs: int = Field(default=0, ge=0)
     poly_power: float = Field(default=0.9, gt=0, allow_inf_nan=False)
     step_at: tuple[float, ...] = (0.7, 0.9)
     step_factor: float = Field(default=0.1, gt=0, le=1)
@@ -94,4 +108,13 @@ class TrainConfig(BaseModel):
             raise ValueError("muon turns whole matrices, fsdp cuts them up: use adamw with fsdp")
         if any(not 0 < at < 1 for at in self.step_at):
             raise ValueError(f"step_at holds fractions of the run in 0..1, not {self.step_at}")
+        if self.warmup_epochs and self.epochs is None:
+            raise ValueError(
+                "warmup_epochs needs the length in epochs: give epochs, or warmup in steps"
+            )
+        if self.warmup_epochs and self.warmup:
+            raise ValueError(
+                f"give warmup (steps) or warmup_epochs, not both "
+                f"(warmup={self.warmup}, warmup_epochs={self.warmup_epochs})"
+            )
         return self

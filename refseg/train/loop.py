@@ -309,4 +309,5 @@ class _Run:
 def _identity(given: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
     """The run's identity with what may change during a run taken out."""
     train = config.model_dump(mode="json", exclude=set(TrainConfig.VOLATILE))
-    return {**given, "train": train}
+    later = {key for key, value in TrainConfig.LATER.items() if train[key] == value}
+    return {**given, "train": {key: train[key] for key in train.keys() - later}}

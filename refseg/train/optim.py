@@ -54,6 +54,8 @@ def _adamw(options: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Op
         options,
         lr=config.lr,
         betas=config.betas,
+        eps=config.eps,
+        amsgrad=config.amsgrad,
         # One pass over memory; sharded and plain tensors side by side take the plain path.
         **({"foreach": False} if config.fsdp else {"fused": True}),
     )

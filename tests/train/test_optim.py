@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from toy import Toy, toy_data
 
@@ -105,7 +106,76 @@ def test_state_survives_and_the_parts_go_on_with_it() -> None:
         assert torch.equal(a, b)
 
 
-def test_a_stopped_muon_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+def set_gradients(module: nn.Module, step: int) -> None:
+    """Large ones first, so that the largest second moment is not the last."""
+    torch.manual_seed(step)
+    for p in module.parameters():
+        p.grad = torch.randn(p.shape) * (10.0 if step < 2 else 0.1)
+
+
+def literal_amsgrad(start: Tensor, grads: list[Tensor], lr: float, eps: float) -> Tensor:
+    """Reddi et al. 2018, algorithm 2, with the usual bias corrections, in float64."""
+    x, b1, b2 = start.double(), 0.9, 0.8
+    m, v, most = torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(x)
+    for t, grad in enumerate(grads, 1):
+        m = b1 * m + (1 - b1) * grad.double()
+        v = b2 * v + (1 - b2) * grad.double() ** 2
+        most = torch.maximum(most, v)
+        x = x - lr * m / (1 - b1**t) / ((most / (1 - b2**t)).sqrt() + eps)
+    return x
+
+
+@pytest.mark.parametrize("eps", [1e-9, 0.3])
+def test_amsgrad_without_decay_is_adams(eps: float) -> None:
+    settings = {"optimiser": "adamw", "lr": 0.01, "weight_decay": 0.0, "betas": (0.9, 0.8)}
+    ours, theirs, plain = Mixed(), Mixed(), Mixed()
+    start = {name: p.detach().clone() for name, p in ours.named_parameters()}
+    made = build_optimiser(ours, config(**settings, amsgrad=True, eps=eps))
+    without = build_optimiser(plain, config(**settings, eps=eps))
+    slow = {id(theirs.slow.weight)}
+    adam = torch.optim.Adam(
+        [
+            {"params": [p for p in theirs.parameters() if id(p) not in slow]},
+            {"params": [theirs.slow.weight], "lr": 0.001},
+        ],
+        lr=0.01, betas=(0.9, 0.8), eps=eps, amsgrad=True, foreach=False, fused=False,
+    )  # fmt: skip
+    grads: dict[str, list[Tensor]] = {name: [] for name in start}
+    for step in range(8):
+        for module, optimiser in ((ours, made), (theirs, adam), (plain, without)):
+            set_gradients(module, step)
+            optimiser.step()
+        for name, p in ours.named_parameters():
+            assert p.grad is not None
+            grads[name].append(p.grad.clone())
+    for name, p in ours.named_parameters():
+        torch.testing.assert_close(p, theirs.get_parameter(name), rtol=1e-5, atol=1e-7)
+        lr = 0.001 if name == "slow.weight" else 0.01
+        literal = literal_amsgrad(start[name], grads[name], lr, eps)
+        torch.testing.assert_close(p.double(), literal, rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(p, plain.get_parameter(name), rtol=1e-5, atol=1e-5)
+
+
+def test_eps_and_amsgrad_are_not_muons() -> None:
+    module = Mixed()
+    joint = build_optimiser(module, config(amsgrad=True, eps=1e-5))
+    assert isinstance(joint, JointOptimiser)
+    set_gradients(module, 0)
+    joint.step()
+    muon, adamw = joint.parts
+    assert muon.param_groups[0]["eps"] == torch.optim.Muon([torch.zeros(2, 2)]).defaults["eps"]
+    assert {group["eps"] for group in adamw.param_groups} == {1e-5}
+    for part, expected in ((muon, False), (adamw, True)):
+        for p in (p for group in part.param_groups for p in group["params"]):
+            assert ("max_exp_avg_sq" in joint.state[p]) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"amsgrad": True, "eps": 1e-9}, {"optimiser": "adamw", "amsgrad": True}],
+    ids=["muon", "muon and amsgrad", "amsgrad"],
+)
+def test_a_stopped_run_ends_with_the_same_bits(tmp_path: Path, changes: dict[str, Any]) -> None:
     class Matrix(Toy):
         """The toy with a matrix for Muon to turn."""
 
@@ -120,7 +190,9 @@ def test_a_stopped_muon_run_ends_with_the_same_bits(tmp_path: Path) -> None:
             outputs = super().forward(batch)
             return type(outputs)(outputs.logits * self.mix(self.words.weight).mean())
 
-    settings = config(steps=6, batch_size=4, save_every=3, evaluate_every=None, lr=1e-2)
+    settings = config(
+        steps=6, batch_size=4, save_every=3, evaluate_every=None, **{"lr": 1e-2, **changes}
+    )
     alone, stopped = Matrix(), Matrix()
     fit(alone, toy_data(), settings, tmp_path / "alone", progress="none")
 
@@ -143,6 +215,13 @@ def test_a_stopped_muon_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     fit(again, toy_data(), settings, tmp_path / "stopped", progress="none")
     for a, b in zip(alone.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
+    one, two = (
+        load_file(tmp_path / name / "checkpoints/step-00000006/optimizer.safetensors")
+        for name in ("alone", "stopped")
+    )
+    assert any(key.endswith("/max_exp_avg_sq") for key in one) == settings.amsgrad
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_muon_and_sharding_are_refused_together() -> None:
