@@ -66,6 +66,7 @@ def open_data(
     objects: bool = False,
     pixels: bool = True,
     strict: bool = True,
+    masked_only: bool = False,
 ) -> ReferDataset:
     """One split of a data set, showing the granted labels only.
 
@@ -81,8 +82,9 @@ def open_data(
         else frozenset(exclude_images)
     )
     options = DatasetOptions(
-        text_field, view, mask_rule, seed, limit, excluded, min_box_share, objects, pixels
-    )
+        text_field, view, mask_rule, seed, limit, excluded, min_box_share, objects, pixels,
+        masked_only,
+    )  # fmt: skip
     folder = find_folder(name_or_dir)
     store = converted_store(folder, split_by=split_by, strict=strict)
     finder = image_finder(folder, read_store(store), images)

@@ -33,7 +33,8 @@ class DatasetOptions:
     share of the image or less (needs the label "box"). objects: samples also carry all annotated
     objects of their image but crowds, with the granted labels (needs "box", "category", or "mask"
     for all refs). pixels: read the images; without them a sample's image is empty, [H, W, 0], of
-    the size that the annotations state, and no file is looked for.
+    the size that the annotations state, and no file is looked for. masked_only: leave out refs
+    whose mask may not be seen (`Labels.mask_refs`); without such a list it leaves out none.
     """
 
     text_field: TextField = "raw"
@@ -45,6 +46,7 @@ class DatasetOptions:
     min_box_share: float = 0.0
     objects: bool = False
     pixels: bool = True
+    masked_only: bool = False
 
     def __post_init__(self) -> None:
         for kind, value, valid in (
@@ -75,7 +77,7 @@ def item_rows(
         _require_object_labels(labels)
     if "mask" in labels.granted:
         _require_masks(records)
-    keep = _in_split(records, split)
+    keep = in_split(records, split)
     image_row = records.column("refs", "image_row")
     if options.exclude_images:
         ids = records.column("images", "image_id")[image_row]
@@ -87,6 +89,8 @@ def item_rows(
                 remedy='grant "box" or drop the filter',
             )
         keep &= box_shares(records) > options.min_box_share
+    if options.masked_only:
+        keep &= _mask_granted(records, labels)
     rows = keep if options.view == "ref" else keep[records.column("sentences", "ref_row")]
     return np.flatnonzero(rows)[: options.limit]
 
@@ -109,7 +113,7 @@ def box_shares(records: Records) -> NDArray[np.float64]:
     return shares
 
 
-def _in_split(records: Records, split: str) -> NDArray[np.bool_]:
+def in_split(records: Records, split: str) -> NDArray[np.bool_]:
     """[refs] whether a ref belongs to the split. Raises UnknownName."""
     meta, (names, codes) = records.meta, records.splits()
     wanted = meta.split_aliases.get(split) or splits_matching(names, split)
@@ -120,6 +124,19 @@ def _in_split(records: Records, split: str) -> NDArray[np.bool_]:
         error.remedy += f" (refs: {', '.join(sizes)})"
         raise error
     return np.isin(codes, found)
+
+
+def _mask_granted(records: Records, labels: Labels) -> NDArray[np.bool_]:
+    """[refs] whether a ref's mask may be seen. Raises LabelsError if none may."""
+    if "mask" not in labels.granted:
+        raise LabelsError(
+            "masked_only keeps the refs whose masks may be seen, and masks are not granted",
+            remedy='grant "mask" or drop the filter',
+        )
+    ids = records.column("refs", "ref_id")
+    if labels.mask_refs is None:
+        return np.ones(len(ids), np.bool_)
+    return np.isin(ids, list(labels.mask_refs))
 
 
 def _require_object_labels(labels: Labels) -> None:

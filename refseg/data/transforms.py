@@ -8,13 +8,14 @@ crop that cuts the referent is no example any more. The other objects of the ima
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from refseg.data.objects import crop_objects, flip_objects
+from refseg.data.large_scale import cut, large_scale_jitter
+from refseg.data.objects import flip_objects
 from refseg.data.sides import swap_left_right
 from refseg.ops.images import (
     corner_geometry,
@@ -24,6 +25,8 @@ from refseg.ops.images import (
     square_geometry,
 )
 from refseg.types import Geometry, Sample
+
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -69,6 +72,8 @@ class AugmentConfig(BaseModel):
 
     flip: mirror, swapping left and right in the words. crop: cut away up to `crop_share` of
     each side; dropped if that cuts the referent. jitter: brightness and contrast, +- share.
+    scale: the range of the factor of large-scale jitter, in which every sample is then shown
+    smaller or larger (Partial-RES: 0.3, 1.4); see `refseg.data.large_scale`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -77,14 +82,26 @@ class AugmentConfig(BaseModel):
     crop: float = Field(default=0.0, ge=0, le=1)
     crop_share: float = Field(default=0.2, gt=0, lt=0.5)
     jitter: float = Field(default=0.0, ge=0, lt=1)
+    scale: tuple[Factor, Factor] | None = None
+
+    @field_validator("scale")
+    @classmethod
+    def _in_order(cls, scale: tuple[float, float] | None) -> tuple[float, float] | None:
+        if scale is not None and scale[0] > scale[1]:
+            raise ValueError("the smallest factor comes first, such as [0.3, 1.4]")
+        return scale
 
     @property
     def idle(self) -> bool:
         """Whether `apply` gives every sample back as it is, without a draw."""
-        return not (self.flip or self.crop or self.jitter)
+        return not (self.flip or self.crop or self.jitter or self.scale)
 
     def apply(self, sample: Sample, rng: np.random.Generator) -> Sample | None:
-        """A changed sample, or None when the crop cut the referent."""
+        """A changed sample, or None when the crop cut the referent.
+
+        The scale comes last: a mirrored canvas would have its image on the right, a crop would
+        cut padding, and a change of light would tint it.
+        """
         if self.flip and rng.random() < self.flip:
             sample = flip(sample)
         if self.crop and rng.random() < self.crop:
@@ -94,6 +111,8 @@ class AugmentConfig(BaseModel):
             sample = cropped
         if self.jitter:
             sample = jitter(sample, rng, self.jitter)
+        if self.scale:
+            sample = large_scale_jitter(sample, rng, self.scale)
         return sample
 
 
@@ -128,18 +147,9 @@ def crop(sample: Sample, window_xyxy: tuple[int, int, int, int]) -> Sample | Non
     Other objects may be cut; see `crop_objects`.
     Raises ValueError when neither mask nor box is there: nobody could know what was cut.
     """
-    x0, y0, x1, y1 = window_xyxy
     if sample.empty is not True and not _contains(sample, window_xyxy):
         return None
-    box, objects = sample.box_xyxy, sample.objects
-    shift = np.array([x0, y0, x0, y0], dtype=np.float32)
-    return replace(
-        sample,
-        image=np.ascontiguousarray(sample.image[y0:y1, x0:x1]),
-        mask=None if sample.mask is None else np.ascontiguousarray(sample.mask[y0:y1, x0:x1]),
-        box_xyxy=None if box is None else (box - shift).astype(np.float32),
-        objects=None if objects is None else crop_objects(objects, window_xyxy),
-    )
+    return cut(sample, window_xyxy)
 
 
 def _contains(sample: Sample, window_xyxy: tuple[int, int, int, int]) -> bool:

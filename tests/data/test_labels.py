@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from trees import make_refer_tree
 
+from refseg.data import dataset as dataset_module
 from refseg.data.catalog import converted_store, open_data
 from refseg.data.info import describe_records
-from refseg.data.records import TABLES
+from refseg.data.records import TABLES, Records
 from refseg.errors import DataError, LabelsError
 from refseg.evaluate import target_mask
 from refseg.ops import masks as mask_ops
@@ -95,6 +96,81 @@ def test_the_decoder_is_called_once_for_each_target_granted(
     assert got["5-50"].empty is False
     assert got["6-60"].empty is True
     assert not got["6-60"].mask.any()
+
+
+def test_of_a_mask_that_is_withheld_nothing_is_read_or_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boxes for all, masks for refs 5 and 6; a withheld one is not even looked up."""
+    folder = make_refer_tree(tmp_path)
+    few = Labels(frozenset({"box", "mask"}), frozenset({5, 6}))
+    all_boxes = {s.key: s.box_xyxy for s in open_data(folder, "all", Labels.parse("box"))}
+
+    def explode(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a mask was read")
+
+    for place, name in (
+        (mask_ops, "decode_segmentation"),
+        (mask_ops, "polygons_to_mask"),
+        (mask_ops, "rle_decode"),
+        (dataset_module, "read_mask_file"),
+        (Records, "segmentation"),
+    ):
+        monkeypatch.setattr(place, name, explode)
+    data = open_data(folder, "all", few)
+    withheld = [n for n in range(len(data)) if data.entry(n).ref_id != 5]
+    assert len(withheld) == 10
+    assert all(data.picture(row).objects is None for row in data.picture_rows())
+    for sample in [*data.samples(withheld), *(data[n] for n in withheld)]:
+        assert (sample.mask is not None) == (sample.ref_id == 6)  # which means nothing: no target
+        assert (sample.parts, sample.empty) == (0, sample.ref_id == 6)
+        box = all_boxes[sample.key]
+        assert np.array_equal(sample.box_xyxy, box) if box is not None else sample.ref_id == 6
+    with pytest.raises(AssertionError, match="read"):
+        data.samples([n for n in range(len(data)) if n not in withheld])
+
+
+@pytest.mark.parametrize("granted", [{"mask"}, {"box", "mask"}, {"category", "mask"}])
+def test_parts_and_emptiness_are_told_of_the_refs_that_may_be_seen(
+    tmp_path: Path, granted: set[str]
+) -> None:
+    folder = make_refer_tree(tmp_path)
+    whole = {s.key: s for s in open_data(folder, "all", Labels(frozenset(granted)))}
+    for sample in open_data(folder, "all", Labels(frozenset(granted), frozenset({0, 2, 5, 6}))):
+        told = whole[sample.key]
+        if sample.ref_id in {0, 2, 5, 6}:
+            assert np.array_equal(sample.mask, told.mask)
+            assert (sample.parts, sample.empty) == (told.parts, told.empty)
+            assert (sample.parts, sample.empty) == ((0, True) if sample.ref_id == 6 else (2, False))
+        else:
+            assert (sample.mask, sample.parts) == (None, 0)
+            assert sample.empty == (False if "box" in granted else None)
+
+
+@pytest.mark.parametrize("view", ["sentence", "ref"])
+@pytest.mark.parametrize("refs", [None, frozenset(), frozenset({5, 6, 0}), frozenset({1, 999})])
+def test_refs_without_a_mask_to_be_seen_are_left_out_on_request(
+    tmp_path: Path, refs: frozenset[int] | None, view: Any
+) -> None:
+    labels = Labels(frozenset({"mask"}), refs)
+    data = open_data(make_refer_tree(tmp_path), "val", labels, view=view)
+    entries = [data.entry(n) for n in range(len(data))]
+    wanted = [e.key for e in entries if labels.allows("mask", e.ref_id)]
+    only = data.with_options(masked_only=True)
+    only = pickle.loads(pickle.dumps(only))
+    assert [only.entry(n).key for n in range(len(only))] == wanted
+    short = only.with_options(limit=2)  # of those that are left
+    assert [short.entry(n).key for n in range(len(short))] == wanted[:2]
+    assert all(sample.mask is not None for sample in only)
+
+
+def test_a_filter_on_masks_needs_masks(tmp_path: Path) -> None:
+    folder = make_refer_tree(tmp_path)
+    with pytest.raises(LabelsError, match="masked_only") as caught:
+        open_data(folder, "val", Labels.parse("box"), masked_only=True)
+    assert '"mask"' in caught.value.remedy
+    few = Labels(frozenset({"mask"}), frozenset({1}))
+    assert [s.ref_id for s in open_data(folder, "val", few, masked_only=True)] == [1]
 
 
 def test_a_box_is_not_derived_from_a_granted_mask(tmp_path: Path) -> None:
