@@ -20,22 +20,25 @@ from refseg.cli.options import (
     check_belongs,
     ready_data,
 )
-from refseg.errors import UnknownName
+from refseg.errors import ConfigError, UnknownName
 
 if TYPE_CHECKING:
     from refseg.label import LabelResult
 
 
-EXPRESSIONS, AREA = "expressions", "area"
+EXPRESSIONS, MASKS, AREA = "expressions", "masks", "area"
 BELONGS: Belongs = {
     "--refs": (EXPRESSIONS,),
     "--beams": (EXPRESSIONS,),
     "--per-object": (EXPRESSIONS,),
     "--filter": (EXPRESSIONS,),
     "--min-area": (EXPRESSIONS,),
-    "--seed": (EXPRESSIONS,),
+    "--seed": (EXPRESSIONS, MASKS),
     "--verify": (EXPRESSIONS,),
     "--no-images": (EXPRESSIONS,),
+    "--agree": (MASKS,),
+    "--per-ref": (MASKS,),
+    "--polygons": (MASKS,),
 }
 OF_FILTER: Belongs = {"--min-area": (AREA,), "--seed": ("random:N",)}
 
@@ -147,6 +150,25 @@ def label(
             "--no-images", help="expressions: look for no picture, even if the model could see it."
         ),
     ] = False,
+    agree: Annotated[
+        float | None,
+        typer.Option(
+            help="masks: keep only those that score below T against the known box of their ref: 0 "
+            "fits, 2 lies beside it, 0.1 lets both sides be a tenth too short. Boxes are read, the "
+            "data's masks never. [default: keep all]",
+            metavar="T",
+        ),
+    ] = None,
+    per_ref: Annotated[
+        bool,
+        typer.Option("--per-ref", help="masks: ask one sentence of each ref, drawn by --seed."),
+    ] = False,
+    polygons: Annotated[
+        bool,
+        typer.Option(
+            "--polygons", help="masks: write them as the polygons that the model predicts."
+        ),
+    ] = False,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -160,7 +182,8 @@ def label(
     seed: Annotated[
         int | None,
         typer.Option(
-            help="With --filter random:N: another number draws other objects. [default: 0]",
+            help="With --filter random:N, or --per-ref: another number draws other objects, or "
+            "sentences. [default: 0]",
             metavar="N",
         ),
     ] = None,
@@ -185,10 +208,13 @@ def label(
 
         chosen: dict[str, Any] = {
             "refs": refs, "beams": beams, "per_object": per_object, "filter": keep,
-            "min_area": min_area, "seed": seed,
+            "min_area": min_area, "seed": seed, "agree": agree,
         }  # fmt: skip
         given = {f"--{name.replace('_', '-')}": value for name, value in chosen.items()}
-        flags = {"--verify": verify or None, "--no-images": no_images or None}
+        flags = {
+            "--verify": verify or None, "--no-images": no_images or None,
+            "--per-ref": per_ref or None, "--polygons": polygons or None,
+        }  # fmt: skip
         check_options(task, keep or AREA, {**given, **flags})
         excluded = frozenset[int]() if exclude_images is None else read_image_ids(exclude_images)
         options = LabelOptions(
@@ -203,6 +229,8 @@ def label(
             limit=limit,
             verify=verify,
             pixels=False if no_images else None,
+            per_ref=per_ref,
+            polygons=polygons,
             weight=weight,
             shard_images=shard_images,
             **{name: value for name, value in chosen.items() if value is not None},
@@ -228,7 +256,12 @@ def check_options(task: str, kind: str, given: dict[str, Any]) -> None:
     if task not in TASKS:
         raise UnknownName("task", task, TASKS)
     check_belongs("--task", task, given, BELONGS)
-    for name in FILTERS:  # LabelOptions tells of others
+    if task == MASKS and given.get("--seed") is not None and not given.get("--per-ref"):
+        raise ConfigError(
+            f"--seed means nothing to --task {MASKS} without --per-ref",
+            remedy=f"leave it out, or ask for --per-ref, or --task {EXPRESSIONS}",
+        )
+    for name in FILTERS if task == EXPRESSIONS else ():  # LabelOptions tells of others
         if name.partition(":")[0] == kind.partition(":")[0]:
             check_belongs("--filter", name, given, OF_FILTER)
 
@@ -258,6 +291,8 @@ def _show(result: LabelResult) -> None:
     made = ui.table([">pictures", ">asked", ">refs", ">expressions", *(f">{c}" for c in counts)])
     numbers = (result.images, result.asked, refs, expressions, *counts.values())
     ui.show(ui.rows(made, [[f"{number:,}" for number in numbers]]))
+    for name, share in result.summary.items():
+        ui.say(f"{name}: {100 * share:.1f} %, the rest is not in the data")
     left = ", ".join(f"{why} {count:,}" for why, count in result.left_out.items() if count)
     ui.say(f"left out: {left or 'nothing'}")
     ui.say(f"{result.about['model']} learned from: {result.about['labels used']}")

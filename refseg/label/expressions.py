@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from refseg.data.pictures import PictureSource, locate_images, open_source
 from refseg.data.records import MaskFile
 from refseg.describe import MATCHED
+from refseg.errors import RunError
 from refseg.evaluate import read_ahead
 from refseg.label.asked import choose
 from refseg.label.job import Line, Plan, PlannedImage
@@ -226,6 +227,17 @@ class ExpressionTask:
             "nothing written": int(not written),
             "no proposal fits": int(line["iou"] is not None and line["iou"] < MATCHED),
         }
+
+    def summary(self, counts: Mapping[str, int], asked: int) -> dict[str, float]:
+        """Nothing beside the counts."""
+        return {}
+
+    def nothing_written(self, counts: Mapping[str, int], asked: int) -> RunError:
+        """The error of a model that wrote no sentence."""
+        return RunError(
+            f"the model wrote nothing at all for {asked:,} objects",
+            remedy="look at what it writes (refseg describe), then give another --out",
+        )
 
 
 def _without_text(told: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ _OF_TASK = {
         "pixels", "masks", "pictures_at_once",
     ),
 }  # fmt: skip
+#: Options of masks that are told only where they are used, so that jobs without are what they were.
+_WHERE_USED = ("agree", "per_ref", "polygons", "skip_refs")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class LabelOptions:
     are described. verify: refer every sentence back. pixels: read the pictures;
     None: if the model looks at them. masks: whether those of the objects may be seen; without, an
     object's area is its box's, and the result has none either.
+    Masks: agree: keep a mask only where its `projection_score` against the known box of its ref is
+    below this (Partial-RES: 0.1); None asks for no box and keeps all. per_ref: one sentence of each
+    ref, drawn by the seed, as in the view "ref". skip_refs: ref ids that are not asked about, as
+    they have true masks. polygons: write the outlines that the model predicts, not its masks.
     weight: importance that the data set states for each sentence; None: 0.1 for expressions, and
     for masks what the source states.
     shard_images, batch_size, pictures_at_once: what is computed together; in masks and expressions
@@ -74,6 +80,10 @@ class LabelOptions:
     masks: bool = True
     weight: float | None = None
     seed: int = 0
+    agree: float | None = None
+    per_ref: bool = False
+    skip_refs: frozenset[int] = frozenset()
+    polygons: bool = False
     shard_images: int = 64
     batch_size: int = 32
     pictures_at_once: int = 16
@@ -92,6 +102,11 @@ class LabelOptions:
             )
         if self.weight is not None and not (math.isfinite(self.weight) and self.weight >= 0):
             raise ConfigError(f"weight is {self.weight}", remedy="give 0 or more")
+        if self.agree is not None and not (math.isfinite(self.agree) and self.agree > 0):
+            raise ConfigError(
+                f"agree is {self.agree}",
+                remedy="give a number above 0, such as 0.1; every mask scores 2 at most",
+            )
         _ = self.random_count
 
     @property
@@ -113,8 +128,12 @@ class LabelOptions:
 
     def identity(self) -> dict[str, Any]:
         """Those that the result depends on, as plain values; long lists of ids by their hash."""
-        told = {name: getattr(self, name) for name in _OF_TASK[self.task]}
-        for name in ("exclude_images", "known_refs"):
+        names = list(_OF_TASK[self.task])
+        if self.task == "masks":
+            names += [name for name in _WHERE_USED if getattr(self, name)]
+            names += ["seed"] if self.per_ref else []
+        told = {name: getattr(self, name) for name in names}
+        for name in ("exclude_images", "known_refs", "skip_refs"):
             if name in told:
                 told[name] = _ids(told[name])
         return {**told, "weight": self.sentence_weight}
@@ -123,7 +142,7 @@ class LabelOptions:
         """All a worker needs; which images and refs are left out is settled in the plan."""
         told = asdict(self)
         told["images"] = None if self.images is None else str(self.images)
-        settled = dict.fromkeys(("refs", "exclude_images", "known_refs"))
+        settled = dict.fromkeys(("refs", "exclude_images", "known_refs", "skip_refs"))
         return {**told, "out": str(self.out), **settled}
 
     @classmethod
@@ -134,6 +153,7 @@ class LabelOptions:
             "images": images,
             "out": Path(told["out"]),
             "exclude_images": frozenset(),
+            "skip_refs": frozenset(),
         }
         return cls(**{**told, **changed})
 

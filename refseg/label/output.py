@@ -46,6 +46,12 @@ class Content(Shape):
     def counts(self, line: Line) -> Mapping[str, int]:
         """What one line adds to the summary: "refs", "expressions" and what went wrong."""
 
+    def summary(self, counts: Mapping[str, int], asked: int) -> dict[str, float]:
+        """What follows from all counts, if anything."""
+
+    def nothing_written(self, counts: Mapping[str, int], asked: int) -> RunError:
+        """The error of a job whose result has no ref."""
+
 
 def merge(job: Job, content: Content) -> dict[str, int]:
     """Write the data set, unless it is there already; what was counted in the answers.
@@ -59,10 +65,7 @@ def merge(job: Job, content: Content) -> dict[str, int]:
     for line in _lines(job):
         total.update(content.counts(line))
     if total["refs"] == 0:
-        raise RunError(
-            f"the model wrote nothing at all for {job.plan.asked:,} objects",
-            remedy="look at what it writes (refseg describe), then give another --out",
-        )
+        raise content.nothing_written(total, job.plan.asked)
     with atomic_path(job.out / INSTANCES) as temp, temp.open("w", encoding="utf-8") as stream:
         _write_instances(stream, job, content)
     with atomic_path(job.out / REFS) as temp, temp.open("wb") as binary:
@@ -78,6 +81,7 @@ def merge(job: Job, content: Content) -> dict[str, int]:
             "asked": job.plan.asked,
             "left_out": dict(job.plan.left_out),
             "counts": told,
+            **content.summary(told, job.plan.asked),
             "files": {name: sha256_file(job.out / name) for name in (INSTANCES, REFS)},
         },
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class LabelResult:
     """out: the data set's folder. found: shards that an earlier start had finished.
 
     left_out: why -> what was not asked. counts: "refs", "expressions" and what the model could not
-    do ("nothing found", "nothing written", "no proposal fits").
+    do ("nothing found", "nothing written", "no proposal fits"). Where masks had to agree with boxes
+    counts also has "box disagrees" and "no box known", and summary the "kept share", 0..1.
     """
 
     out: Path
@@ -58,6 +59,7 @@ class LabelResult:
     counts: Mapping[str, int]
     shards: int
     found: int
+    summary: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -68,6 +70,7 @@ class LabelResult:
             "asked": self.asked,
             "left_out": dict(self.left_out),
             **self.counts,
+            **self.summary,
             "shards": self.shards,
             "shards_found": self.found,
         }
@@ -88,7 +91,8 @@ def label(
     this start and earlier ones; told once before any work. looked(objects done, objects): before
     that, while the sizes of objects are looked at.
     Raises ConfigError (the model cannot do the task), DataError (no objects, nothing left to ask,
-    images missing), RunError (the folder holds another job, is in use or cannot be written).
+    images missing, no boxes to agree with), RunError (the folder holds another job, is in use or
+    cannot be written; nothing at all was written or kept).
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}", remedy="give 1 or more")
@@ -118,8 +122,9 @@ def label(
         counts = merge(job, task)
     found = job.shards - len(todo)
     return LabelResult(
-        options.out, about, len(plan.images), plan.asked, plan.left_out, counts, job.shards, found
-    )
+        options.out, about, len(plan.images), plan.asked, plan.left_out, counts, job.shards, found,
+        task.summary(counts, plan.asked),
+    )  # fmt: skip
 
 
 def _answer(

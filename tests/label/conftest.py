@@ -13,8 +13,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from refseg.cli.main import app
+from refseg.data.catalog import open_data
+from refseg.data.dataset import Entry
+from refseg.label import LabelOptions
+from refseg.label.job import read_job, read_shard
 from refseg.models import save
 from refseg.ops.masks import rle_encode
+from refseg.types import Labels
 from tests.label import fakes
 from tests.methods.toy import SHAPES, SIDE, drawn_scene, toy_model
 from tests.worlds import WORLD_IMAGES
@@ -90,6 +95,38 @@ def world(cache: Path) -> Path:
 def writer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The toy method can write expressions (see `fakes.describe`)."""
     fakes.install(monkeypatch.setattr)
+
+
+@pytest.fixture
+def knows(monkeypatch: pytest.MonkeyPatch) -> fakes.Teacher:
+    """A teacher that knows the boxes of train."""
+    return fakes.Teacher("scenes", "train").install(monkeypatch.setattr)
+
+
+@pytest.fixture
+def masks(teacher: Path) -> Callable[..., LabelOptions]:
+    """masks(agree=0.1, ...): the options of masks for train."""
+
+    def make(**changes: Any) -> LabelOptions:
+        given: dict[str, Any] = {
+            "model": str(teacher), "task": "masks", "data": "scenes", "out": Path("taught"),
+            "split": "train", "shard_images": 8, **changes,
+        }  # fmt: skip
+        return LabelOptions(**given)
+
+    return make
+
+
+def entries(data: str, labels: str) -> list[Entry]:
+    """Of the split train."""
+    dataset = open_data(data, "train", Labels.parse(labels))
+    return [dataset.entry(index) for index in range(len(dataset))]
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    """All answers of a job."""
+    job = read_job(out)
+    return [line for number in range(job.shards) for line in read_shard(job, number)]
 
 
 @pytest.fixture
