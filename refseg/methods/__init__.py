@@ -10,6 +10,7 @@ from refseg.errors import UnknownName
 # name -> (module, method class, config class)
 METHODS = {
     "mutual": ("refseg.methods.mutual", "Mutual", "MutualConfig"),
+    "partial_res": ("refseg.methods.partial_res", "PartialRes", "PartialResConfig"),
     "vega": ("refseg.methods.vega", "Vega", "VegaConfig"),
 }
 

@@ -28,6 +28,7 @@ from tests.methods.toy_configs import (
     annotated_config,
     detected_config,
     mutual_config,
+    partial_res_config,
     toy_tokenizer,
     vega_config,
 )
@@ -59,6 +60,16 @@ TOYS = {
     ),
     "mutual detected": Toy(
         "mutual", lambda: mutual_config(detected_config(), absent=0.5), lr=3e-3, answers="box"
+    ),
+    "partial_res": Toy("partial_res", partial_res_config, lr=3e-3),
+    "partial_res rec": Toy(
+        "partial_res", lambda: partial_res_config().seqtr("rec"), lr=3e-3, answers="box"
+    ),
+    "partial_res multi": Toy(
+        "partial_res",
+        lambda: partial_res_config(task="multi", task_token="task-wise"),
+        steps=200,
+        lr=3e-3,
     ),
 }
 

@@ -15,8 +15,11 @@ from refseg.methods.mutual.config import (
     PointConfig,
 )
 from refseg.methods.mutual.config import SelectionConfig as ProposalSelectionConfig
+from refseg.methods.partial_res import PartialResConfig
+from refseg.methods.partial_res.config import FusionConfig, TransformerConfig
 from refseg.methods.vega import VegaConfig
 from refseg.methods.vega.config import DecoderConfig, LossConfig, SelectionConfig
+from refseg.nn.gru import GruTextConfig
 from refseg.nn.text import BertTextConfig
 from refseg.nn.vision import SwinVisionConfig
 
@@ -125,5 +128,18 @@ def mutual_config(extractor: Any = None, **changes: Any) -> MutualConfig:
             width=32, heads=4, layers=2, mlp_width=64, dropout=0.0, score_width=32
         ),
         text_lr_scale=1.0,
+    )
+    return config.model_copy(update=changes)
+
+
+def partial_res_config(**changes: Any) -> PartialResConfig:
+    """All of Partial-RES, 8 x 8 cells of 8 px, width 32, two and two layers, no dropout."""
+    config = PartialResConfig(
+        vision=toy_vision(),
+        text=GruTextConfig(vocab_size=toy_tokenizer().vocab_size, word_width=16, hidden=16),
+        fusion=FusionConfig(strides=(2, 4, 8, 16), grid=8, width=32, norm="group"),
+        transformer=TransformerConfig(
+            width=32, heads=4, mlp_width=64, encoder_layers=2, decoder_layers=2, dropout=0.0
+        ),
     )
     return config.model_copy(update=changes)
