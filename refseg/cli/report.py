@@ -80,7 +80,7 @@ def _score(run: Run, protocols: list[str], limit: int, device: str) -> Scored:
     from refseg.evaluate import Options, count_expressions, evaluate_all
     from refseg.predict import load
     from refseg.recipes.base import Recipe
-    from refseg.recipes.training import open_split
+    from refseg.recipes.opening import open_split
     from refseg.report import Scored, telling_cases
 
     assert run.model is not None

@@ -20,7 +20,7 @@ from refseg.train.config import TrainConfig
 from refseg.types import Labels
 
 #: Metric of training-time evaluation -> the labels it looks at.
-METRIC_LABELS = {"mIoU": "mask", "oIoU": "mask", "Pr@0.5": "mask"}
+METRIC_LABELS = {"mIoU": "mask", "oIoU": "mask", "Pr@0.5": "mask", "REC@0.5": "box"}
 
 
 class Part(BaseModel):
@@ -45,6 +45,9 @@ class DataConfig(Part):
     per_image expressions. An epoch still deals out each expression once.
     objects: samples bring all annotated objects of their image. pixels: False opens the data
     without images, for methods that look at annotated objects alone.
+    mask_share: masks are granted for this share of the training objects alone, drawn once by
+    mask_seed; mask_refs: a file of the refs that have them, instead. What learns from masks then
+    sees these refs alone, and no mask of the split that is evaluated on.
     """
 
     name: str = "scenes"
@@ -63,7 +66,29 @@ class DataConfig(Part):
     per_image: int = Field(default=1, ge=1)
     objects: bool = False
     pixels: bool = True
+    mask_share: float | None = Field(default=None, gt=0, le=1)
+    mask_seed: int = Field(default=0, ge=0)
+    mask_refs: str | None = None
     augment: AugmentConfig = AugmentConfig()
+
+    @property
+    def few_masks(self) -> bool:
+        """Whether masks are granted for some of the training refs only."""
+        return self.mask_share is not None or self.mask_refs is not None
+
+    @model_validator(mode="after")
+    def _one_choice_of_masks(self) -> Self:
+        if self.mask_share is not None and self.mask_refs is not None:
+            raise ConfigError(
+                "data.mask_share and data.mask_refs both say which masks may be seen",
+                remedy="set one of them to null",
+            )
+        if self.few_masks and self.also:
+            raise ConfigError(
+                "masks for a few refs are those of one data set, and data.also names more",
+                remedy="set data.also=[], or grant all masks",
+            )
+        return self
 
 
 class TokenConfig(Part):
@@ -82,13 +107,15 @@ class WeightsConfig(Part):
 
     model: a whole refseg model; the others are then not read. vision, text, proposals: parts in
     the hub's format (bundled: "swin-scenes", "bert-scenes", "proposals-scenes"); proposals is a
-    whole Mask2Former, its backbone included.
+    whole Mask2Former, its backbone included. rec: a REC model of the method partial_res, whose word
+    pieces and weights a RES model of it takes over where both have them (the stage "res").
     """
 
     model: str | None = None
     vision: str | None = None
     text: str | None = None
     proposals: str | None = None
+    rec: str | None = None
 
 
 class DisambiguationConfig(Part):
@@ -133,12 +160,29 @@ class PseudoConfig(Part):
     steps: int | None = Field(default=None, ge=1)
 
 
+class PartialConfig(Part):
+    """The stages "rec", "res", "pseudo" and "res_pseudo" of partial_res.
+
+    rec: training on boxes, the backbone included. plain: with SeqTR's own model, as the paper's
+    code does; False has CCTF, PMCA and the rest in it already. agree: a pseudo mask is kept where
+    its projection score against the known box is below it (RPP; the paper: 0.1, and 3 keeps every
+    mask). weight: of a pseudo mask beside a true one. again_steps: of training on both; None is as
+    long as the recipe trains.
+    """
+
+    rec: TrainConfig
+    plain: bool = True
+    agree: float = Field(default=0.1, gt=0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    again_steps: int | None = Field(default=None, ge=1)
+
+
 class Recipe(Part):
     """One row to reproduce. method: the configuration of the method `method_name`.
 
     select: the metric on `data.evaluate` that picks the exported weights; None exports the last.
-    stages: run in this order; each leaves a folder in the run. disambiguation, pseudo: of the
-    stages that need them.
+    stages: run in this order; each leaves a folder in the run. disambiguation, pseudo, partial: of
+    the stages that need them.
     """
 
     name: str
@@ -150,10 +194,11 @@ class Recipe(Part):
     tokens: TokenConfig = TokenConfig()
     weights: WeightsConfig = WeightsConfig()
     train: TrainConfig
-    select: Literal["mIoU", "oIoU", "Pr@0.5"] | None = "oIoU"
+    select: Literal["mIoU", "oIoU", "Pr@0.5", "REC@0.5"] | None = "oIoU"
     stages: tuple[str, ...] = ("train",)
     disambiguation: DisambiguationConfig | None = None
     pseudo: PseudoConfig | None = None
+    partial: PartialConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -177,7 +222,7 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _labels_cover_choice(self) -> Self:
-        granted = Labels.parse(self.data.labels)
+        granted = self.evaluation_labels()
         if self.select and self.data.evaluate and not granted.allows(METRIC_LABELS[self.select]):
             raise LabelsError(
                 f"recipe {self.name} would choose its checkpoint by {self.select} with the label "
@@ -197,5 +242,10 @@ class Recipe(Part):
         return self
 
     def labels(self) -> Labels:
-        """The granted labels. Raises UnknownName for a word that is no label."""
+        """The granted kinds of labels. Raises UnknownName for a word that is no label."""
         return Labels.parse(self.data.labels)
+
+    def evaluation_labels(self) -> Labels:
+        """What of the other splits may be seen: no mask where a few of training are granted."""
+        granted = self.labels().granted
+        return Labels(granted - {"mask"} if self.data.few_masks else granted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -10,8 +11,12 @@ from torch import nn
 from refseg.data.tokens import WordTokenizer, load_tokenizer, train_wordpiece
 from refseg.errors import ConfigError
 from refseg.models import Model, build_method, find_encoder, find_model, word_limits
+from refseg.nn.darknet import DarkNet, load_darknet_weights
 from refseg.nn.weights import load_hub_part, load_state, read_state
 from refseg.recipes.base import Recipe, WeightsConfig
+
+#: A card's entry for what came from a REC model and what began anew.
+TAKEN_OVER = "taken over"
 
 
 def build(recipe: Recipe, texts: Iterable[str]) -> Model:
@@ -22,9 +27,10 @@ def build(recipe: Recipe, texts: Iterable[str]) -> Model:
     Raises ModelError when stated weights are absent: nothing starts from random ones instead.
     """
     tokens = recipe.tokens
-    if recipe.weights.model is not None:
+    whole = recipe.weights.model or recipe.weights.rec
+    if whole is not None:
         # The weights know the pieces they were trained with and no others.
-        tokenizer = load_tokenizer(find_model(recipe.weights.model), tokens.max_words)
+        tokenizer = load_tokenizer(find_model(whole), tokens.max_words)
     elif tokens.source == "data":
         tokenizer = train_wordpiece(texts, size=tokens.vocabulary, max_words=tokens.max_words)
     else:
@@ -45,8 +51,9 @@ def build(recipe: Recipe, texts: Iterable[str]) -> Model:
                 remedy=f"set tokens.max_words={limit} or method.{key}={tokenizer.max_words}",
             )
     _check_ids(recipe.name, method, tokenizer)
-    _start(method, recipe.weights)
-    return Model(recipe.name, recipe.method_name, method, tokenizer, recipe.preprocess)
+    told = _start(method, recipe.weights)
+    card = {TAKEN_OVER: told} if told else {}
+    return Model(recipe.name, recipe.method_name, method, tokenizer, recipe.preprocess, card)
 
 
 def _check_ids(name: str, method: Any, tokenizer: WordTokenizer) -> None:
@@ -60,12 +67,16 @@ def _check_ids(name: str, method: Any, tokenizer: WordTokenizer) -> None:
             )
 
 
-def _start(method: Any, weights: WeightsConfig) -> None:
-    """Load what training starts from: a whole model, or encoders."""
+def _start(method: Any, weights: WeightsConfig) -> str | None:
+    """Load what training starts from: a whole model, REC's, or encoders. What a person should know
+    of it, if anything.
+    """
     if weights.model is not None:
         folder = find_model(weights.model)
         load_state(method, read_state(folder / "model.safetensors"), source=str(folder))
-        return
+        return None
+    if weights.rec is not None:
+        return _start_from_rec(method, weights.rec)
     parts: dict[str, tuple[nn.Module, str]] = getattr(method, "hub_parts", dict)()
     for kind in ("vision", "text", "proposals"):
         name = getattr(weights, kind)
@@ -78,4 +89,20 @@ def _start(method: Any, weights: WeightsConfig) -> None:
                 remedy=f"set weights.{kind}=null",
             )
         module, prefix = parts[kind]
-        load_hub_part(module, str(find_encoder(name)), prefix=prefix)
+        if isinstance(module, DarkNet):
+            load_darknet_weights(module, Path(name))
+        else:
+            load_hub_part(module, str(find_encoder(name)), prefix=prefix)
+    return None
+
+
+def _start_from_rec(method: Any, name: str) -> str:
+    """What both tasks' models have, from REC's; says what is begun anew."""
+    if not hasattr(method, "take_over"):
+        raise ConfigError(
+            f"weights.rec is {name}, but this method does not go on from boxes to masks",
+            remedy="set weights.rec=null, or weights.model for weights of the same model",
+        )
+    folder = find_model(name)
+    taken = method.take_over(read_state(folder / "model.safetensors"), str(folder))
+    return str(taken.told())

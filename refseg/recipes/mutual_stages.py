@@ -21,10 +21,11 @@ from refseg.label import LabelOptions, label
 from refseg.label.expressions import ExpressionTask
 from refseg.recipes.base import DisambiguationConfig, PseudoConfig, Recipe
 from refseg.recipes.batches import subset
+from refseg.recipes.opening import open_split
 from refseg.recipes.provenance import digest, identity
 from refseg.recipes.rewarding import model_hash, step_2
 from refseg.recipes.stages import Stage
-from refseg.recipes.training import Job, fit_stage, open_split
+from refseg.recipes.training import Job, fit_stage
 from refseg.train.progress import Counting
 
 #: Stage -> those that it can go on from.

@@ -33,6 +33,17 @@ R = TypeVar("R", bound=BaseModel)
 _READ_BY = {
     "disambiguation": ("disambiguate", "disambiguate_again"),
     "pseudo": ("label", "retrain"),
+    "partial": ("rec", "res", "pseudo", "res_pseudo"),
+}
+#: Keys under which a recipe or a stage keeps how it trains.
+_TRAININGS = ("train", "rec")
+#: Settings that came later, group -> key -> the value that says what was so before: left out, so
+#: that a run which began before them is still the same run.
+_LATER: dict[str, dict[str, Any]] = {
+    "data": {"also": [], "mask_share": None, "mask_seed": 0, "mask_refs": None},
+    "augment": {"scale": None},  # within data
+    "pseudo": {"source": None},
+    "weights": {"rec": None},
 }
 
 
@@ -45,18 +56,28 @@ def identity(recipe: BaseModel) -> dict[str, Any]:
     for name, readers in _READ_BY.items():
         if name in whole and not set(readers) & set(whole["stages"]):
             del whole[name]
-    # As in runs that began before there were these settings.
-    pseudo, data = whole.get("pseudo"), whole.get("data")
-    if pseudo is not None and pseudo["source"] is None:
-        del pseudo["source"]
-    if data is not None and not data.get("also", True):
-        del data["also"]
     stages = [part for part in whole.values() if isinstance(part, dict)]
     for group in (whole, *stages):  # a stage may have a training of its own
-        if isinstance(group.get("train"), dict):
-            kept = group["train"].items()
-            group["train"] = {k: v for k, v in kept if k not in TrainConfig.VOLATILE}
+        for name in _TRAININGS:
+            if isinstance(group.get(name), dict):
+                kept = group[name].items()
+                group[name] = {k: v for k, v in kept if k not in TrainConfig.VOLATILE}
+                _drop(group[name], TrainConfig.LATER)
+    data = whole.get("data")
+    groups = {**whole, "augment": data.get("augment") if isinstance(data, dict) else None}
+    for name, values in _LATER.items():
+        if isinstance(groups.get(name), dict):
+            _drop(groups[name], values)
+    if whole.get("partial", whole) is None:
+        del whole["partial"]
     return whole
+
+
+def _drop(group: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Take out of `group` the keys that have these values."""
+    for key, value in values.items():
+        if key in group and group[key] == value:
+            del group[key]
 
 
 def digest(value: Mapping[str, Any]) -> str:

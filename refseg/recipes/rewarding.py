@@ -24,10 +24,11 @@ from refseg.nn.weights import load_state, read_state
 from refseg.ops.files import sha256_file
 from refseg.recipes.base import DisambiguationConfig
 from refseg.recipes.batches import RecipeBatches, subset
+from refseg.recipes.opening import open_split
 from refseg.recipes.proposal_cache import CachedProposals, keep_proposals, open_proposals
 from refseg.recipes.provenance import digest, identity
 from refseg.recipes.stages import Stage
-from refseg.recipes.training import MODEL_FILES, Job, open_split
+from refseg.recipes.training import MODEL_FILES, Job
 from refseg.referred import Referred, merged_references
 from refseg.train.loader import TrainData
 from refseg.train.loop import fit

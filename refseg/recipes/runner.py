@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from refseg import models
@@ -21,6 +22,14 @@ from refseg.recipes.mutual_stages import (
     disambiguate_stage,
     label_stage,
     retrain_stage,
+)
+from refseg.recipes.partial_stages import (
+    ROUNDS,
+    check_partial,
+    pseudo_stage,
+    rec_stage,
+    res_pseudo_stage,
+    res_stage,
 )
 from refseg.recipes.provenance import claim, settle
 from refseg.recipes.stages import Stage, publish, run_stage
@@ -34,6 +43,12 @@ STAGES: dict[str, Callable[[Job], Stage]] = {
     "label": label_stage,
     "retrain": retrain_stage,
     "disambiguate_again": disambiguate_again_stage,
+    "rec": rec_stage,
+    "res": res_stage,
+    "pseudo": pseudo_stage,
+    "res_pseudo": res_pseudo_stage,
+    **{f"pseudo_{n}": partial(pseudo_stage, number=n) for n in range(2, ROUNDS + 1)},
+    **{f"res_pseudo_{n}": partial(res_pseudo_stage, number=n) for n in range(2, ROUNDS + 1)},
 }
 
 
@@ -91,6 +106,7 @@ def _first_to_run(job: Job, run_dir: Path) -> Stage | None:
         if name not in STAGES:
             raise UnknownName("stage", name, STAGES)
     check_stages(job.recipe)
+    check_partial(job.recipe)
     for name in job.recipe.stages:
         if not (run_dir / name / "manifest.json").exists():
             stage = _stage(name, job)

@@ -19,12 +19,15 @@ from refseg.data.collate import collate
 from refseg.data.dataset import ReferDataset
 from refseg.data.tokens import WordTokenizer
 from refseg.data.transforms import PreprocessConfig
+from refseg.errors import DataError
 from refseg.evaluate import target_mask
 from refseg.matched import Matched, matches, with_objects
 from refseg.method import Method
+from refseg.metrics.boxes import box_hit
 from refseg.metrics.meter import Meter
 from refseg.metrics.oracle import OracleBound
 from refseg.metrics.protocols import get_protocol
+from refseg.ops.masks import mask_to_box
 from refseg.types import Prediction, Sample
 
 PROTOCOL = "original"
@@ -89,6 +92,39 @@ class Scorer:
             counts.add(sample, prediction)
         if shown is not self.dataset:
             counts.matched.add(method, outputs, batch)
+
+
+@dataclass
+class BoxScorer(Scorer):
+    """REC@0.5 of the protocol `original` alone, where boxes are granted and masks are not.
+
+    The box of an answer is the tight one of its mask; expressions whose box is not stated are left
+    out.
+    """
+
+    def __call__(self, method: nn.Module) -> dict[str, float]:
+        rank, world = _place()
+        hits, inclusive = dict[str, bool](), get_protocol(PROTOCOL).rec_inclusive
+        batches = self._batches()
+        for start in range(0, len(batches), world):
+            mine = start + rank
+            rows, count = batches[mine % len(batches)], mine < len(batches)
+            samples = self.dataset.samples(rows)
+            batch = collate(samples, self.tokenizer, self.preprocess, share_images=True)
+            batch = batch.to(next(method.parameters()).device)
+            verbs = cast(Method, method)
+            for sample, answer in zip(samples, verbs.decode(verbs(batch), batch), strict=True):
+                if count and sample.box_xyxy is not None:
+                    own = None if answer.empty else mask_to_box(answer.mask)
+                    hits[sample.key] = box_hit(own, sample.box_xyxy, inclusive=inclusive)
+        for part in _gathered({"hits": hits}):
+            hits.update(part["hits"])
+        if not hits:
+            raise DataError(
+                f"{self.dataset.name} {self.dataset.split} states no box",
+                remedy="set data.evaluate=null, or grant what it has in data.labels",
+            )
+        return {"REC@0.5": sum(hits.values()) / len(hits)}
 
 
 @dataclass

@@ -66,17 +66,27 @@ class Starts:
 def find_starts(weights: WeightsConfig) -> Starts:
     """What the weights say of themselves. Raises ModelError, UnknownName: absent or broken."""
     if weights.model is not None:
-        card = models.read_model_file(models.find_model(weights.model)).card
-        labels = str(card.get("labels used", NOT_STATED))
-        own = str(card.get("labels granted", labels))
-        parts = {weights.model: own, **card.get(CARD_ENTRY, {})}
-        return Starts(model=Start(weights.model, labels, parts))
+        return Starts(model=_whole_model(weights.model))
+    if weights.rec is not None:
+        return Starts(model=_whole_model(weights.rec))
     encoders = []
     for name in (weights.vision, weights.text, weights.proposals):
         if name is not None:
-            labels = encoder_labels(models.find_encoder(name))
+            labels = NOT_STATED if _is_darknet(name) else encoder_labels(models.find_encoder(name))
             encoders.append(Start(name, labels, {name: labels}))
     return Starts(encoders=encoders)
+
+
+def _whole_model(name: str) -> Start:
+    card = models.read_model_file(models.find_model(name)).card
+    labels = str(card.get("labels used", NOT_STATED))
+    own = str(card.get("labels granted", labels))
+    return Start(name, labels, {name: own, **card.get(CARD_ENTRY, {})})
+
+
+def _is_darknet(name: str) -> bool:
+    """A file in darknet's own format says nothing of itself."""
+    return name.endswith(".weights")
 
 
 def encoder_labels(folder: Path) -> str:
@@ -135,6 +145,9 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if weights.model is not None:
         yield "weights.model", weights.model
         return
+    if weights.rec is not None:
+        yield "weights.rec", weights.rec
+        return
     if weights.vision is not None:
         yield "weights.vision", weights.vision
     if weights.text is not None:
@@ -146,8 +159,10 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _file(key: str, name: str) -> Path:
-    if key == "weights.model":
+    if key in ("weights.model", "weights.rec"):
         return models.find_model(name) / "model.safetensors"
+    if _is_darknet(name):
+        return Path(name)
     folder = models.find_encoder(name)
     if key != "tokens.source":
         return weight_file(str(folder))

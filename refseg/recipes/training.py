@@ -14,18 +14,17 @@ from accelerate.utils import set_seed
 
 import refseg
 from refseg import models
-from refseg.data.catalog import open_data
-from refseg.data.dataset import ReferDataset
-from refseg.data.joined import Items, JoinedDataset
-from refseg.data.leakage import leaked_train_images
+from refseg.data.joined import Items
 from refseg.errors import DataError, LabelsError
 from refseg.evaluate import target_mask
 from refseg.nn.weights import load_state, read_state
-from refseg.recipes.base import Recipe
+from refseg.ops.files import sha256_file
+from refseg.recipes.base import Recipe, WeightsConfig
 from refseg.recipes.batches import RecipeBatches, subset
 from refseg.recipes.building import build
+from refseg.recipes.opening import masked_refs, open_split, open_training, training_labels
 from refseg.recipes.provenance import digest, identity
-from refseg.recipes.scoring import PROTOCOL, Scorer
+from refseg.recipes.scoring import PROTOCOL, BoxScorer, Scorer
 from refseg.recipes.stages import Stage
 from refseg.recipes.starts import (
     CARD_ENTRY,
@@ -76,21 +75,30 @@ def fit_stage(
     data: Items,
     train: TrainConfig | None = None,
     people: int | None = None,
+    rec: Path | None = None,
 ) -> Stage:
     """Fit the recipe's method to `data` from the recipe's start.
 
     train: instead of the recipe's own. people: the first so many items are what people wrote (all
-    by default); `data.limit` draws from these.
+    by default); `data.limit` draws from these. rec: a REC model to start from instead.
     """
     recipe, config = job.recipe, train or job.recipe.train
     human = len(data) if people is None else people
     inputs = {"recipe": digest(identity(recipe)), "data": data.hash, "items": str(len(data))}
-    prepare = cache(lambda: _ready(job, data, config, human))
+    weights = recipe.weights
+    if rec is not None:
+        weights = WeightsConfig(rec=str(rec))
+        inputs["rec"] = sha256_file(rec / "model.safetensors") if rec.is_dir() else "not there"
+    if recipe.data.few_masks:
+        inputs["masks"] = digest({"refs": sorted(masked_refs(recipe).ref_ids)})
+    prepare = cache(lambda: _ready(job, data, config, human, weights))
 
     def run(folder: Path) -> list[Path]:
         return _train(job, prepare(), config, folder)
 
-    return Stage(name, {**inputs, **start_hashes(recipe)}, str(recipe.labels()), run, prepare)
+    return Stage(
+        name, {**inputs, **start_hashes(recipe)}, str(training_labels(recipe)), run, prepare
+    )
 
 
 @dataclass(frozen=True)
@@ -104,11 +112,13 @@ class _Ready:
     items: int
 
 
-def _ready(job: Job, data: Items, train: TrainConfig, people: int) -> _Ready:
+def _ready(
+    job: Job, data: Items, train: TrainConfig, people: int, weights: WeightsConfig
+) -> _Ready:
     """Build the model, open the data and make a first batch, so that what cannot work is told
     before anything is written.
     """
-    recipe = job.recipe
+    recipe = job.recipe.model_copy(update={"weights": weights})
     starts = find_starts(recipe.weights)
     check_starts(recipe, starts)
     # `limit` is for what people wrote; what a model wrote for want of more comes on top.
@@ -147,57 +157,9 @@ def _train(job: Job, ready: _Ready, train: TrainConfig, folder: Path) -> list[Pa
     )
     if job.main:
         load_state(whole.cpu(), read_state(result.weights), source=str(result.weights))
-        model.method, model.card = whole, _card(job, ready, train, result)
+        model.method, model.card = whole, {**_card(job, ready, train, result), **model.card}
         models.save(folder / "model", model)
     return [folder / "model" / name for name in MODEL_FILES]
-
-
-def open_training(recipe: Recipe) -> Items:
-    """What step 1 learns from: the training splits of `data.name` and of all `data.also`."""
-    data = recipe.data
-    parts = [
-        open_split(_of(recipe, name), data.train) for name in dict.fromkeys((data.name, *data.also))
-    ]
-    return JoinedDataset(parts) if len(parts) > 1 else parts[0]
-
-
-def _of(recipe: Recipe, name: str) -> Recipe:
-    """The recipe with another of its data sets in the place of `data.name`."""
-    names = (recipe.data.name, *recipe.data.also)
-    also = tuple(other for other in names if other != name)
-    data = recipe.data.model_copy(update={"name": name, "also": also})
-    return recipe.model_copy(update={"data": data})
-
-
-def excluded_images(recipe: Recipe, split: str) -> frozenset[int]:
-    """Image ids of `data.name` that are kept out of `split`: those that the recipe names, and of
-    the training split those that one of `data.also` evaluates on.
-    """
-    data, excluded = recipe.data, frozenset(recipe.data.exclude_images)
-    if split != data.train or not data.also:
-        return excluded
-    return excluded | leaked_train_images(data.name, data.also, split_by=data.split_by)
-
-
-def open_split(
-    recipe: Recipe, split: str, *, view: str | None = None, objects: bool | None = None
-) -> ReferDataset:
-    """A split under the recipe's labels and options, but for those that are given."""
-    data = recipe.data
-    return open_data(
-        data.name,
-        split,
-        recipe.labels(),
-        images=Path(data.images) if data.images else None,
-        split_by=data.split_by,
-        text_field=data.text_field,
-        view="sentence" if view == "sentence" else data.view,
-        mask_rule=data.mask_rule,
-        seed=recipe.train.seed,
-        exclude_images=excluded_images(recipe, split),
-        objects=data.objects if objects is None else objects,
-        pixels=data.pixels,
-    )
 
 
 def _check_labels(recipe: Recipe, method: Any) -> None:
@@ -210,8 +172,8 @@ def _check_labels(recipe: Recipe, method: Any) -> None:
 
 
 def _evaluation(recipe: Recipe, model: models.Model) -> Evaluation | None:
-    labels = recipe.labels()
-    if recipe.data.evaluate is None or not labels.allows("mask"):
+    labels = recipe.evaluation_labels()
+    if recipe.data.evaluate is None or not labels.granted & {"mask", "box"}:
         return None
     objects = bool(getattr(model.method, "reads_objects", False))
     data = open_split(recipe, recipe.data.evaluate, view="sentence", objects=objects)
@@ -221,15 +183,15 @@ def _evaluation(recipe: Recipe, model: models.Model) -> Evaluation | None:
             f"no expressions in split {recipe.data.evaluate} of {recipe.data.name}",
             remedy="name another split in data.evaluate, or set it to null",
         )
-    target_mask(data[rows[0]])
-    scorer: Callable[[Any], dict[str, float]] = Scorer(
-        data, model.tokenizer, model.preprocess, rows
-    )
+    if labels.allows("mask"):
+        target_mask(data[rows[0]])
+    kind = Scorer if labels.allows("mask") else BoxScorer
+    scorer: Callable[[Any], dict[str, float]] = kind(data, model.tokenizer, model.preprocess, rows)
     return Evaluation(scorer, recipe.select, str(labels))
 
 
 def _card(job: Job, ready: _Ready, train: TrainConfig, result: FitResult) -> dict[str, Any]:
-    recipe, granted = job.recipe, str(job.recipe.labels())
+    recipe, granted = job.recipe, str(training_labels(job.recipe))
     files = {path.name: labels for path, labels in learned_with(recipe).items()}
     parts, excluded = {**ready.starts.parts, **files}, sorted(recipe.data.exclude_images)
     told = "".join(f"; with {name} ({labels})" for name, labels in files.items())

@@ -23,7 +23,8 @@ from refseg.recipes.batches import RecipeBatches, subset
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.provenance import identity
 from refseg.recipes.runner import run_recipe
-from refseg.recipes.training import Job, open_split
+from refseg.recipes.opening import open_split
+from refseg.recipes.training import Job
 from refseg.types import Labels
 from tests.recipes.mutual_small import ALL, LIMIT, Killed, again, fail_after
 

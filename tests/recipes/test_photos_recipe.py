@@ -17,7 +17,7 @@ from refseg.recipes.catalog import get_recipe
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.provenance import identity
 from refseg.recipes.runner import run_recipe
-from refseg.recipes.training import open_training
+from refseg.recipes.opening import open_training
 from tests.data.refer_trees import make_refer
 
 SMALL = (

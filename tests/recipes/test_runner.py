@@ -27,7 +27,7 @@ from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.runner import run_recipe
 from refseg.recipes.scoring import Scorer
 from refseg.recipes.stages import Stage, run_stage
-from refseg.recipes.training import open_split
+from refseg.recipes.opening import open_split
 from refseg.train.config import TrainConfig
 from refseg.train.log import read_log
 from refseg.types import Batch
