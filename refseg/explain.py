@@ -1,7 +1,7 @@
 """A picture of why a model answered as it did.
 
 explanation(pixels, prediction, ranked)     # of a method that chooses: what it chose among
-explanation(pixels, prediction)             # of another: its response and its inner maps
+explanation(pixels, prediction)             # of another: its response, inner maps and points
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def explanation(
 
     image: [H, W, 3] px. ranked: likeliest first, for methods that choose among proposals: their
     outlines, what each is taken for (its probability in brackets), and how likely it is meant.
-    Else the response and the inner maps, each over the image; maps are stretched to 0..1.
+    Else the response and the inner maps, each over the image, maps stretched to 0..1; below them
+    the points of an outline in the order in which they were written.
     """
     if ranked is not None:
         lines = [
@@ -34,10 +35,10 @@ def explanation(
         return draw.answers(image, [one.mask for one in ranked], lines)
     maps = {} if prediction.response is None else {"response": prediction.response}
     maps |= {name.replace("_", " "): _stretched(one) for name, one in prediction.maps.items()}
-    if not maps:
-        return None
     in_px = {name: response_in_px(one, prediction.geometry) for name, one in maps.items()}
-    return draw.heats(image, in_px)
+    shown = [draw.heats(image, in_px)] if maps else []
+    shown += [draw.pointed(image, points) for points in prediction.polygons]
+    return np.concatenate(shown) if shown else None
 
 
 def _stretched(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -266,7 +266,8 @@ def refuse(prediction: Prediction, least: float) -> Prediction:
     """The same, or "nothing there" (`empty`, no pixel) where its score is below `least`."""
     if prediction.score >= least:
         return prediction
-    return replace(prediction, mask=np.zeros_like(prediction.mask), empty=True)
+    nothing = np.zeros_like(prediction.mask)
+    return replace(prediction, mask=nothing, empty=True, polygons=())
 
 
 def load(name: str | Path | None = None, device: str = "auto") -> Segmenter:

@@ -69,7 +69,8 @@ def predict(
     table. JSON: a list of {"expression", "mask" (COCO run-length code), "box" [x, y, w, h] or
     null, "score", "empty" (whether the answer is that nothing is there), "ms"}; "ms" is the
     expression's share of the time after loading. With --top also "answers", likeliest first: a
-    list of {"mask", "box", "score", "category", "category_score"}.
+    list of {"mask", "box", "score", "category", "category_score"}; of a model that writes outlines
+    also "polygons", lists of x, y, x, y, ... px that COCO's tools fill to the same mask.
     """
     with ui.results_only(json):
         _check(threshold, min_score, top)
@@ -128,6 +129,8 @@ class Answer:
             "empty": self.prediction.empty,
             "ms": round(self.ms, 2),
         }
+        if self.prediction.polygons:
+            told["polygons"] = [one.ravel().tolist() for one in self.prediction.polygons]
         if self.ranked is not None:
             told["answers"] = [_ranked_json(one) for one in self.ranked]
         return told
