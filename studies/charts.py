@@ -124,6 +124,41 @@ def rewards(numbers: Mapping[str, Any]) -> bytes:
     return to_png(figure)
 
 
+def shares(numbers: Mapping[str, Any]) -> bytes:
+    """mIoU over the share of the masks, which has steps of tens; a line for each way to learn."""
+    figure = new_figure(6.4, 3.6)
+    axes = figure.subplots()
+    rows = numbers["summary"]
+    for (variant, label), colour in zip(_WAYS.items(), (GREY, SKY, BLUE, RED), strict=True):
+        mine = [row for row in rows if row["variant"] == variant]
+        if variant == "full":  # with all masks there is nothing to label
+            mine += [row for row in rows if row["variant"] == "parts" and row["share"] >= 1]
+        mine = sorted(mine, key=lambda row: row["share"])
+        if not mine:
+            continue
+        places = [100 * row["share"] for row in mine]
+        values = [100 * row["mIoU"] for row in mine]
+        spread = [100 * (row["mIoU spread"] or 0.0) for row in mine]
+        axes.errorbar(
+            places, values, spread, color=colour, marker="o", linewidth=1.6, capsize=3, label=label
+        )
+    ticks = sorted({100 * row["share"] for row in rows})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    tidy(axes, title="How much label?", xlabel="share of the masks given, %", ylabel="mIoU, %")
+    axes.legend(frameon=False, fontsize=8)
+    return to_png(figure)
+
+
+_WAYS = {
+    "naive": "boxes for all, then the few masks (naive)",
+    "parts": "with [TASK], CCTF, PMCA",
+    "full": "and pseudo masks that fit their boxes",
+    "dense": "vega: the few masks alone",
+}
+
+
 def _dots(
     axes: Any,
     rows: Sequence[tuple[str, float, Sequence[float]]],
@@ -148,5 +183,6 @@ CHARTS = {
     "ksweep-train": {"ksweep-train.png": ksweep},
     "mutual_boxes": {"mutual-rewards.png": rewards},
     "mutual_ablation-parts": {"mutual-parts.png": mutual_ablation},
+    "partial_shares": {"partial-shares.png": shares},
     "mutual_ablation-written": {"mutual-written.png": mutual_ablation},
 }

@@ -20,7 +20,7 @@ Studied = tuple[str | None, Outcome | None]
 # They say where things lie and how far to go, not what was measured.
 PLACES = ("out", "figures", "runs", "data", "folder", "only", "records")
 #: Of these only the last part of a path is told.
-NAMED = ("model", "real", "photos", "judge", "run", "never")
+NAMED = ("model", "real", "photos", "judge", "run", "rec", "never")
 
 
 def carry_out(study: Callable[[], Studied], name: str, command: str, out: Path) -> int:
@@ -58,7 +58,7 @@ def told(module: str, own: argparse.Namespace, parsed: argparse.Namespace, study
 
 def _words(key: str, given: Sequence[Any]) -> list[str]:
     flag = f"--{key.replace('_', '-')}"
-    if key == "set":
+    if key in ("set", "dense_set"):
         return [word for one in given for word in (flag, str(one))]
     return [flag, *(Path(one).name if key in NAMED else str(one) for one in given)]
 

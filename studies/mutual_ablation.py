@@ -24,9 +24,9 @@ from refseg.label import LabelOptions, label
 from refseg.recipes.base import Recipe
 from refseg.recipes.catalog import get_recipe
 from refseg.recipes.mutual_stages import label_options
+from refseg.recipes.opening import open_split
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.runner import run_recipe
-from refseg.recipes.training import open_split
 from studies import kept
 from studies.base import Outcome, open_scenes, say, slug
 from studies.kept import PROTOCOL, Trained

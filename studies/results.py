@@ -16,7 +16,7 @@ from typing import Any
 
 from refseg.errors import DataError, RefsegError
 from refseg.ops.files import atomic_write_bytes, atomic_write_text
-from studies import mutual_page, mutual_scenes_tables, photographs_page, tables
+from studies import mutual_page, mutual_scenes_tables, partial_page, photographs_page, tables
 from studies.base import FIGURES, RESULTS
 from studies.charts import CHARTS
 from studies.tables import between, percent
@@ -229,6 +229,10 @@ SECTIONS: Mapping[str, Callable[[Record], Values]] = {
     "mutual_scenes": mutual_page.scenes,
     "mutual_ablation-parts": mutual_page.ablation,
     "mutual_ablation-written": mutual_page.ablation,
+    "partial_shares": partial_page.shares,
+    "partial_task": partial_page.task,
+    "partial_pictures": partial_page.pictures,
+    "partial_bounds": partial_page.bounds,
     "photographs_detections": photographs_page.detections,
     "photographs_choice": photographs_page.choice,
     "photographs_nothing": photographs_page.nothing,
@@ -247,6 +251,10 @@ COMMANDS = {
     "mutual_scenes": "python -m studies.mutual scenes --judge RUN --run RUN",
     "mutual_ablation-parts": "python -m studies.mutual ablation --table parts --seeds 0 1 2",
     "mutual_ablation-written": "python -m studies.mutual ablation --table written --seeds 0 1 2",
+    "partial_shares": "python -m studies.partial shares --rec MODEL --seeds 0 1 2",
+    "partial_task": "python -m studies.partial task --rec MODEL --seeds 0 1 2",
+    "partial_pictures": "python -m studies.partial pictures --rec MODEL",
+    "partial_bounds": "python -m studies.partial bounds --real DIR --photos DIR",
     "photographs_detections": "python -m studies.photographs detections --real DIR",
     "photographs_choice": "python -m studies.photographs choice --real DIR",
     "photographs_nothing": ("python -m studies.photographs nothing --real DIR --photos DIR"),
@@ -263,6 +271,9 @@ PICTURES = {
     "consistency.png": "three objects of scenes val with three expressions each",
     "gallery.png": "best, middle and worst answers",
     "inside.png": "the mask, the CLS token's similarity and the pixels that each word selects",
+    "partial-attention.png": "where points 1, 4, 7 and 10 look, without and with CCTF and PMCA",
+    "partial-points.png": "best, middling and worst outlines, their points in order",
+    "partial-resampling.png": "pseudo points as they were written, and resampled",
     "robustness-slang.png": "answers as written and after slang",
     "robustness-two-typos.png": "answers as written and after two typos",
     "tsne.png": "pictures above, their tokens placed by t-SNE below",
