@@ -106,8 +106,11 @@ def answers(image: Pixels, masks: Masks, texts: Sequence[str]) -> Pixels:
     return np.concatenate([big, _captions(lines or ["nothing is found"], big.shape[1], first=1)])
 
 
-def pointed(image: Pixels, points: NDArray[np.floating]) -> Pixels:
-    """The polygon of `points` [P, 2] px with its corners numbered in their order; as `overlay`."""
+def pointed(image: Pixels, points: NDArray[np.floating], text: str = "") -> Pixels:
+    """The polygon of `points` [P, 2] px with its corners numbered in their order; as `overlay`.
+
+    text: in a strip below, if any.
+    """
     import cv2
 
     factor = _factor(image.shape[:2])
@@ -116,7 +119,8 @@ def pointed(image: Pixels, points: NDArray[np.floating]) -> Pixels:
     for colour, width in ((INK, 4), (colour_of(0), 2)):
         cv2.polylines(big, [corners], True, colour, width, cv2.LINE_AA)
     places = [((int(x), int(y)), str(n), colour_of(1)) for n, (x, y) in enumerate(corners, 1)]
-    return _write_at(big, places)
+    big = _write_at(big, places)
+    return np.concatenate([big, _captions([text], big.shape[1])]) if text else big
 
 
 def heats(image: Pixels, maps: Mapping[str, NDArray[np.float32]]) -> Pixels:

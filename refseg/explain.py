@@ -37,7 +37,9 @@ def explanation(
     maps |= {name.replace("_", " "): _stretched(one) for name, one in prediction.maps.items()}
     in_px = {name: response_in_px(one, prediction.geometry) for name, one in maps.items()}
     shown = [draw.heats(image, in_px)] if maps else []
-    shown += [draw.pointed(image, points) for points in prediction.polygons]
+    shown += [
+        draw.pointed(image, points, "points in their order") for points in prediction.polygons
+    ]
     return np.concatenate(shown) if shown else None
 
 

@@ -113,7 +113,13 @@ def label_stage(job: Job) -> Stage:
             progress = Counting(job.progress, "writing expressions, image by image")
             workers = None if job.device.startswith("cuda") else 1  # None: all GPUs
             try:
-                label(options, workers=workers, progress=progress, looked=looked)
+                label(
+                    options,
+                    workers=workers,
+                    device="cpu" if recipe.train.cpu else "auto",
+                    progress=progress,
+                    looked=looked,
+                )
             finally:
                 looked.close()
                 progress.close()

@@ -78,8 +78,21 @@ def check_partial(recipe: Recipe) -> None:
                 f"only {recipe.labels()} is granted",
                 remedy=f"grant {label_kind} in data.labels, or take the stage out",
             )
+    if "res_pseudo" in names:
+        _check_rise(recipe)
     if "res" in names and recipe.data.few_masks:
         _check_few(recipe)
+
+
+def _check_rise(recipe: Recipe) -> None:
+    """Raise where steps would end a training whose rise is told in epochs."""
+    steps, rise = _config(recipe, "res_pseudo").again_steps, recipe.train.warmup_epochs
+    if steps is not None and rise:
+        raise ConfigError(
+            f"recipe {recipe.name}: partial.again_steps={steps} is a length in steps, and "
+            f"train.warmup_epochs={rise} needs one in epochs",
+            remedy="set train.warmup_epochs=0 and train.warmup (steps), or again_steps=null",
+        )
 
 
 def _check_few(recipe: Recipe) -> None:
@@ -154,7 +167,10 @@ def pseudo_stage(job: Job, number: int = 1) -> Stage:
             workers = None if job.device.startswith("cuda") else 1
             try:
                 label(
-                    _label_options(recipe, source, data, number), workers=workers, progress=progress
+                    _label_options(recipe, source, data, number),
+                    workers=workers,
+                    device="cpu" if recipe.train.cpu else "auto",
+                    progress=progress,
                 )
             finally:
                 progress.close()

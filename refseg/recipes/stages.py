@@ -24,7 +24,14 @@ from refseg.ops.files import atomic_path, atomic_write_json, sha256_file
 #: compared where both sides name them. Which weights are meant is part of the recipe, always
 #: compared.
 ADDED = frozenset(
-    {"weights.model", "weights.vision", "weights.text", "weights.proposals", "tokens.source"}
+    {
+        "weights.model",
+        "weights.vision",
+        "weights.text",
+        "weights.proposals",
+        "weights.rec",
+        "tokens.source",
+    }
 )
 
 

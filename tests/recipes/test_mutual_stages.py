@@ -20,10 +20,10 @@ from refseg.ops.files import sha256_file
 from refseg.recipes import mutual_stages, rewarding, runner
 from refseg.recipes.base import Recipe
 from refseg.recipes.batches import RecipeBatches, subset
+from refseg.recipes.opening import open_split
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.provenance import identity
 from refseg.recipes.runner import run_recipe
-from refseg.recipes.opening import open_split
 from refseg.recipes.training import Job
 from refseg.types import Labels
 from tests.recipes.mutual_small import ALL, LIMIT, Killed, again, fail_after

@@ -18,9 +18,9 @@ from refseg.data.transforms import AugmentConfig, PreprocessConfig
 from refseg.errors import ConfigError
 from refseg.recipes.base import DataConfig, Recipe, TokenConfig
 from refseg.recipes.batches import RecipeBatches, subset
+from refseg.recipes.opening import open_split
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.runner import run_recipe
-from refseg.recipes.opening import open_split
 from refseg.train.config import TrainConfig
 from refseg.train.precision import runs_in_bfloat16
 from refseg.types import Batch, Labels

@@ -14,10 +14,10 @@ from refseg.methods.mutual.config import RECORDS
 from refseg.ops.files import sha256_file
 from refseg.recipes.base import Recipe
 from refseg.recipes.catalog import get_recipe
+from refseg.recipes.opening import open_training
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.provenance import identity
 from refseg.recipes.runner import run_recipe
-from refseg.recipes.opening import open_training
 from tests.data.refer_trees import make_refer
 
 SMALL = (

@@ -23,11 +23,11 @@ from refseg.recipes import runner
 from refseg.recipes.base import DataConfig, Recipe, TokenConfig
 from refseg.recipes.batches import RecipeBatches, subset
 from refseg.recipes.building import build
+from refseg.recipes.opening import open_split
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.runner import run_recipe
 from refseg.recipes.scoring import Scorer
 from refseg.recipes.stages import Stage, run_stage
-from refseg.recipes.opening import open_split
 from refseg.train.config import TrainConfig
 from refseg.train.log import read_log
 from refseg.types import Batch

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from refseg.data.catalog import open_data
+from refseg.data.dataset import ReferDataset
 from refseg.data.scenes.model import KINDS
 from refseg.describe import describe
-from refseg.errors import NoProposal
+from refseg.errors import DataError, NoProposal
 from refseg.evaluate import evaluate
 from refseg.matched import Matched
 from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.config import MatchingConfig
 from refseg.metrics.oracle import best_iou
-from refseg.recipes.scoring import Counts, Scorer, together
-from refseg.types import Labels
+from refseg.ops.masks import box_mask
+from refseg.recipes.scoring import BoxScorer, Counts, Scorer, together
+from refseg.types import Batch, Labels, Prediction
 from tests.methods.mutual.toy import shaken
 from tests.methods.toy import toy_model
 from tests.methods.toy_configs import annotated_config, mask2former_config, mutual_config
@@ -136,3 +139,77 @@ def test_recall_by_hand() -> None:
     """A half is enough; what none stands for is missed; nothing counts twice."""
     told = Matched({7: 0.5, 8: 0.49, 9: float("nan"), 10: 1.0}).result()
     assert told == {"matching recall": 0.5, "unmatched": 0.25}
+
+
+class Knows(torch.nn.Module):
+    """Answers with boxes [4] px as masks, key -> box; None finds nothing."""
+
+    def __init__(self, boxes: dict[str, list[int] | None]) -> None:
+        super().__init__()
+        self.boxes = boxes
+        self.anything = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch: Batch) -> Batch:
+        return batch
+
+    def decode(self, outputs: Batch, batch: Batch) -> list[Prediction]:
+        found = []
+        for key, geometry in zip(batch.keys, batch.geometry, strict=True):
+            box = self.boxes[key]
+            mask = box_mask(np.array([0, 0, 0, 0] if box is None else box), geometry.original_hw)
+            found.append(Prediction(mask, 1.0, geometry, empty=box is None))
+        return found
+
+
+def guesses(data: ReferDataset) -> dict[str, list[int] | None]:
+    """Boxes that are right, shifted, exactly half as wide, absent, or in a corner, in turn."""
+    boxes: dict[str, list[int] | None] = {}
+    for row in ROWS:
+        entry = data.entry(row)
+        assert entry.box_xyxy is not None
+        x0, y0, x1, y1 = map(int, entry.box_xyxy)
+        half = [x0, y0, (x0 + x1) // 2, y1]
+        kinds = ([x0, y0, x1, y1], [x0 + 1, y0 + 1, x1 + 1, y1], half, None, [0, 0, 1, 1])
+        boxes[entry.key] = kinds[row % len(kinds)]
+    return boxes
+
+
+def pixels(box: list[int] | None) -> set[tuple[int, int]]:
+    if box is None:
+        return set()
+    x0, y0, x1, y1 = box
+    return {(x, y) for x in range(x0, x1) for y in range(y0, y1)}
+
+
+@pytest.mark.parametrize("unknown", [(), (0,)])
+def test_boxes_are_scored_as_a_loop_over_pixels_would(
+    unknown: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a mask; a box that is not stated does not count, one half as large is no hit."""
+    data = open_data("scenes", "val", Labels.parse("text+box"))
+    model, boxes, state = toy_model("vega"), guesses(data), ReferDataset._box
+    lost = {data.entry(row).ref_row for row in unknown}
+    ious = []
+    for entry in map(data.entry, ROWS):
+        if entry.ref_row not in lost:
+            assert entry.box_xyxy is not None
+            true, own = pixels(list(map(int, entry.box_xyxy))), pixels(boxes[entry.key])
+            ious.append(len(true & own) / len(true | own))
+    expected = sum(iou > 0.5 for iou in ious) / len(ious)
+    assert 0 < expected < 1
+    assert 0.5 in ious
+
+    def stated(self: ReferDataset, ref_row: int) -> object:
+        return None if ref_row in lost else state(self, ref_row)
+
+    monkeypatch.setattr(ReferDataset, "_box", stated)
+    scorer = BoxScorer(data, model.tokenizer, model.preprocess, ROWS, batch_size=4)
+    assert scorer(Knows(boxes)) == {"REC@0.5": expected}
+    if not unknown:  # with masks, one stands for a box that is not stated
+        masks = open_data("scenes", "val", Labels.parse("text+box+mask"))
+        whole = Scorer(masks, model.tokenizer, model.preprocess, ROWS)(Knows(boxes))
+        assert whole["REC@0.5"] == expected
+    lost.update(data.entry(row).ref_row for row in ROWS)
+    with pytest.raises(DataError, match="scenes val states no box") as caught:
+        scorer(Knows(boxes))
+    assert "data.evaluate=null" in caught.value.remedy

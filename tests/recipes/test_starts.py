@@ -20,11 +20,13 @@ from refseg.errors import (
     RunError,
 )
 from refseg.methods.vega import Vega
+from refseg.ops.files import sha256_file
 from refseg.recipes import stages
 from refseg.recipes.base import Recipe, WeightsConfig
 from refseg.recipes.building import build
-from refseg.recipes.catalog import get_recipe
+from refseg.recipes.catalog import ENCODERS, RECIPES, get_encoder, get_recipe
 from refseg.recipes.overrides import apply_overrides
+from refseg.recipes.provenance import identity
 from refseg.recipes.runner import run_recipe
 from refseg.recipes.stages import Stage, run_stage
 from refseg.recipes.starts import check_starts, encoder_labels, find_starts, start_hashes
@@ -169,6 +171,25 @@ def test_text_alone_may_not_start_from_boxes_or_masks(
         check_starts(seeing, find_starts(seeing.weights))
 
 
+def test_a_rec_model_is_told_hashed_and_judged_as_whole_ones_are(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    card = {"labels used": "text+box; encoders: s (box+attributes)", "labels granted": "text+box",
+            "starts from": {"s": "box+attributes"}}  # fmt: skip
+    models.save(tmp_path / "m", replace(toy_model("partial_res rec"), card=card))
+    wanted = started(recipe, rec=tmp_path / "m", vision=tmp_path / "not read")
+    found = find_starts(wanted.weights)
+    assert found.parts == {str(tmp_path / "m"): "text+box", "s": "box+attributes"}
+    assert found.told("text") == f"text; model: {tmp_path / 'm'} ({card['labels used']})"
+    file = tmp_path / "m" / "model.safetensors"
+    assert start_hashes(wanted) == {"weights.rec": sha256_file(file)}
+    text = apply_overrides(wanted, ["data.labels=text", "select=null"])
+    with pytest.raises(LabelsError, match="is granted text alone"):
+        check_starts(text, found)
+    file.unlink()
+    assert start_hashes(wanted) == {}
+
+
 def test_text_alone_may_not_start_from_a_model_of_masks(recipe: Recipe, tmp_path: Path) -> None:
     text = apply_overrides(recipe, ["data.labels=text", "select=null"])
     for card in (
@@ -237,6 +258,62 @@ def test_only_the_inputs_added_later_may_be_absent(
         run(now)
     assert caught.value.message.endswith(f"other inputs: {changed}")
     assert stages.ADDED.isdisjoint({"recipe", "data", "items"})
+
+
+#: What a run of 0.1.0 says of itself: keys of groups that got new ones since.
+OLD = {
+    "data": "augment evaluate evaluate_limit exclude_images labels limit mask_rule name objects "
+    "per_image pixels split_by text_field train view",
+    "augment": "crop crop_share flip jitter",
+    "weights": "model proposals text vision",
+    "train": "accumulate batch_size betas clip_norm compile deterministic ema epochs "
+    "evaluate_every lr optimiser poly_power precision schedule seed step_at step_factor steps "
+    "warmup weight_decay",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith(("vega", "mutual"))])
+def test_what_came_later_is_no_part_of_a_run_without_it(name: str) -> None:
+    """A run that began before is still the same run."""
+    made = get_recipe(name)
+    told = identity(made)
+    groups = {**told, "augment": told["data"]["augment"]}
+    for group, keys in OLD.items():
+        assert sorted(groups[group]) == keys.split()
+    assert "partial" not in told
+    own = [part["train"] for part in told.values() if isinstance(part, dict) and "train" in part]
+    for train in own:
+        assert not isinstance(train, dict) or sorted(train) == OLD["train"].split()
+
+
+def test_encoders_are_the_runs_that_they_were() -> None:
+    for name in ENCODERS:
+        told = identity(get_encoder(name))
+        assert sorted(told["train"]) == OLD["train"].split()
+        assert "partial" not in told
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("data.mask_share=0.5", "data.mask_share"),
+        ("data.mask_seed=1", "data.mask_seed"),
+        ("data.mask_refs=masks.txt", "data.mask_refs"),
+        ("data.also=[other]", "data.also"),
+        ("data.augment.scale=[0.5, 1]", "data.augment.scale"),
+        ("weights.rec=somewhere", "weights.rec"),
+        ("train.amsgrad=true", "train.amsgrad"),
+        ("train.eps=1e-9", "train.eps"),
+        ("train.warmup_epochs=2", "train.warmup_epochs"),
+    ],
+)
+def test_what_came_later_is_a_part_of_a_run_with_it(setting: str, key: str, recipe: Recipe) -> None:
+    base = apply_overrides(recipe, ["select=null", "train.steps=null", "train.epochs=1"])
+    told: Any = identity(apply_overrides(base, [setting]))
+    for part in key.split("."):
+        told = told[part]
+    assert told
+    assert identity(apply_overrides(base, [setting])) != identity(base)
 
 
 # -- a first start that fails ------------------------------------------------------------------

@@ -201,7 +201,7 @@ class PartialRes(nn.Module):
             known = known & stated if stated is not None else torch.zeros_like(known)
         if self.config.task != "rec":
             known = known & batch.has_mask if batch.has_mask is not None else known & False
-        return float((batch.weights * known).sum())
+        return max(float((batch.weights * known).sum()), 1e-6)  # a batch may know nothing
 
     @torch.no_grad()
     def coordinates(self, outputs: PartialResOutputs) -> Written:
