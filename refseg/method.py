@@ -8,6 +8,7 @@ the predictor know nothing else about it. Optional abilities are asked for by na
     propose(batch) -> proposals        all that could be meant in the batch's images
     write(proposals, image_of, target) expressions about proposals; `refseg.describe` asks for them
     hub_parts() -> kind -> module      what may start from weights in the hub's format
+    take_over(state, source) -> told   begin from the weights of a model for another task
     word_limits, word_ids              the longest expression, the special tokens' ids, it takes
     reads_pixels, reads_objects        what forward looks at, where it is not pixels alone
 """

@@ -32,13 +32,24 @@ from tests.test_levels import MAY_IMPORT
 DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
 NAMED = re.compile(r"((?:refseg|tests|docs|benchmarks|studies)/[\w./-]*)(?::([\w.]+))?")
 SETTING = re.compile(
-    r"(?:data|method|preprocess|tokens|weights|train|disambiguation|pseudo)\.[\w.]+(?:=.+)?"
+    r"(?:data|method|preprocess|tokens|weights|train|disambiguation|pseudo|partial)\.[\w.]+(?:=.+)?"
     r"|(?:select|stages)=.+"
 )
 #: Section of papers.md -> the recipe that its settings change, and the numbers of its equations.
-PAPERS = {"VEGA": ("vega_refcoco", 5), "Mutual supervision": ("mutual_refcoco", 6)}
+PAPERS = {
+    "VEGA": ("vega_refcoco", 5),
+    "Mutual supervision": ("mutual_refcoco", 6),
+    "Partial-RES and SeqTR": ("partial_res_refcoco", 0),
+}
 #: Elsewhere a setting may be one of any of these.
-SETTABLE = ("vega_scenes", "mutual_scenes", "mutual_refcoco_boxes", "photos")
+SETTABLE = (
+    "vega_scenes",
+    "mutual_scenes",
+    "mutual_refcoco_boxes",
+    "photos",
+    "partial_res_scenes",
+    "partial_res_refcoco",
+)
 
 pages = pytest.mark.parametrize("page", PAGES, ids=page_id)
 
