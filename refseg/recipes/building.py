@@ -90,7 +90,7 @@ def _start(method: Any, weights: WeightsConfig) -> str | None:
             )
         module, prefix = parts[kind]
         if isinstance(module, DarkNet):
-            load_darknet_weights(module, Path(name))
+            load_darknet_weights(module, Path(name).expanduser())
         else:
             load_hub_part(module, str(find_encoder(name)), prefix=prefix)
     return None

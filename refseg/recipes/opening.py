@@ -83,7 +83,7 @@ def masked_refs(recipe: Recipe) -> MaskSubset:
     if data.mask_refs is None:
         assert data.mask_share is not None
         return _drawn(store, data.train, data.mask_share, data.mask_seed)
-    subset = read_subset(data.mask_refs)
+    subset = read_subset(Path(data.mask_refs).expanduser())
     check_subset(subset.ref_ids, read_store(store), data.train)
     return subset
 

@@ -162,7 +162,7 @@ def _file(key: str, name: str) -> Path:
     if key in ("weights.model", "weights.rec"):
         return models.find_model(name) / "model.safetensors"
     if _is_darknet(name):
-        return Path(name)
+        return Path(name).expanduser()
     folder = models.find_encoder(name)
     if key != "tokens.source":
         return weight_file(str(folder))

@@ -42,6 +42,14 @@ def test_it_reads(name: str, least: float) -> None:
         assert report.metrics["oracle"] >= 0.7
 
 
+def test_it_finds_boxes() -> None:
+    """REC: its answers are boxes, filled; of masks it knows nothing."""
+    data = open_data("scenes", "train", LABELS)
+    model = models.load("seqtr-rec-scenes")
+    assert "mask" not in model.card["labels granted"]
+    assert evaluate(model, data, limit=150).metrics["REC@0.5"] >= 0.55
+
+
 def test_it_writes() -> None:
     data = open_data("scenes", "train", LABELS, objects=True)
     report = evaluate_expressions(

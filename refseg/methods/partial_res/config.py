@@ -83,8 +83,8 @@ class SequenceConfig(MethodConfig):
 class LossConfig(MethodConfig):
     """Cross-entropy over the tokens. smoothing: mass taken from the true id, shared by all others
     as 1 / (bins + 1) of it each (so the target sums to a little less than one, as in the code).
-    spread: the true coordinate's mass lies over its neighbours, too, as a Gaussian of so many bins
-    (0: the papers' single bin).
+    spread: the true coordinate's mass lies over its neighbours, too, as a Gaussian of so many bins,
+    and the smoothing over all ids (0: the papers' single bin).
     end: weight of a target that is END in "res". first: weight of the first coordinate in "rec" and
     "multi". normalise: "tokens" divides by their number (the code), "weights" by the weights' sum.
     inside: weight of a second term, which asks of every cell of the memory whether it lies in the

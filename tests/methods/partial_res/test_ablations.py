@@ -327,29 +327,29 @@ def test_an_ablation_changes_the_answer(case: Case) -> None:
     ("base", "together", "changes", "differ"),
     [
         # What decoding alone does, and the optimiser, and training.
-        ("swin, gru", {}, {"sequence.bin_centre": False}, {"written"}),
-        ("swin, gru", {}, {"sequence.constrained": False}, {"written"}),
-        ("swin, gru", {}, {"sequence.shuffle": 1.0}, {"noisy"}),
-        ("swin, gru", {}, {"transformer.dropout": 0.3}, {"noisy"}),
-        ("swin, gru", {}, {"vision_lr_scale": 0.1}, {"learned"}),
-        ("swin, gru", {}, {"loss.smoothing": 0.0}, {"noisy", "loss"}),
-        ("swin, gru", {}, {"sequence.contour": "rays"}, {"noisy", "loss"}),
-        ("swin, gru", {}, {"sequence.sines": True}, {"start", "noisy"}),
+        ("swin, gru", {}, {"sequence.bin_centre": False}, "written"),
+        ("swin, gru", {}, {"sequence.constrained": False}, "written"),
+        ("swin, gru", {}, {"sequence.shuffle": 1.0}, "noisy"),
+        ("swin, gru", {}, {"transformer.dropout": 0.3}, "noisy"),
+        ("swin, gru", {}, {"vision_lr_scale": 0.1}, "learned"),
+        ("swin, gru", {}, {"loss.smoothing": 0.0}, "noisy loss"),
+        ("swin, gru", {}, {"sequence.contour": "rays"}, "noisy loss"),
+        ("swin, gru", {}, {"sequence.sines": True}, "start noisy"),
         # What fields say that they are for: elsewhere they do nothing, hence `WITH`.
-        ("swin, gru", {}, {"loss.first": 3.0}, set()),
-        ("swin, gru", {}, {"loss.inside": 1.0}, set()),
-        ("swin, gru", REC, {"loss.end": 1.0}, set()),
-        ("swin, gru", REC, {"sequence.contour": "stride"}, set()),
-        ("swin, gru", REC, {"sequence.constrained": False}, set()),
-        ("swin, gru", {"pmca.on": False}, {"pmca.scale": 1.0, "pmca.noise": 0.1}, set()),
-        ("darknet", {}, {"freeze_vision": True}, set()),
+        ("swin, gru", {}, {"loss.first": 3.0}, ""),
+        ("swin, gru", {}, {"loss.inside": 1.0}, ""),
+        ("swin, gru", REC, {"loss.end": 1.0}, ""),
+        ("swin, gru", REC, {"sequence.contour": "stride"}, ""),
+        ("swin, gru", REC, {"sequence.constrained": False}, ""),
+        ("swin, gru", {"pmca.on": False}, {"pmca.scale": 1.0, "pmca.noise": 0.1}, ""),
+        ("darknet", {}, {"freeze_vision": True}, ""),
     ],
     ids=str,
 )
-def test_where_a_field_acts(
-    base: str, together: Changes, changes: Changes, differ: set[str]
-) -> None:
-    assert effects(base, together).differ(effects(base, {**together, **changes})) == differ
+def test_where_a_field_acts(base: str, together: Changes, changes: Changes, differ: str) -> None:
+    assert effects(base, together).differ(effects(base, {**together, **changes})) == set(
+        differ.split()
+    )
 
 
 def test_seqtr_is_all_switches_off() -> None:

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from refseg.data.transforms import PreprocessConfig
 from refseg.methods.partial_res.content import Content
-from refseg.methods.partial_res.places import Grid, extents, sine_positions, valid_cells
+from refseg.methods.partial_res.places import (
+    Grid,
+    extents,
+    line_of_sines,
+    sine_positions,
+    valid_cells,
+)
 from tests.methods.partial_res import literal
 from tests.methods.partial_res.literal import Contents, some_valid
 
@@ -182,3 +188,17 @@ def test_positions_are_the_loops() -> None:
         expected = literal.sine_positions(one, 12)
         # DETR adds 1e-6 to the count, which ours does not.
         torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("count", [2, 128, 1000])
+def test_a_line_of_sines_has_neighbours_alike_and_all_different(count: int) -> None:
+    """As large as the papers' random table, so that all else is on the same scale."""
+    table = line_of_sines(count, 32)
+    assert table.shape == (count, 32)
+    assert float(table.square().mean()) == pytest.approx(1.0, abs=1e-5)
+    apart = torch.cdist(table, table)
+    far = apart + 1e9 * torch.eye(count)
+    assert float(far.min()) > 0.5
+    if count > 2:
+        near = apart.diagonal(1)
+        assert float(near.mean()) < float(apart.mean()) / 2

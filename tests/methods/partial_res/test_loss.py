@@ -11,8 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from refseg.methods.partial_res.config import LossConfig, PartialResConfig, SequenceConfig
-from refseg.methods.partial_res.loss import sequence_loss, smoothed_cross_entropy
+from refseg.methods.partial_res import PartialRes, PartialResConfig
+from refseg.methods.partial_res.config import LossConfig, SequenceConfig
+from refseg.methods.partial_res.loss import (
+    inside_loss,
+    sequence_loss,
+    smoothed_cross_entropy,
+)
+from refseg.methods.partial_res.places import Grid
 from refseg.methods.partial_res.sequence import Targets, token_weights
 from tests.methods.partial_res import literal
 from tests.methods.toy import toy_batch, toy_method, toy_samples
@@ -93,6 +99,66 @@ def test_half_precision_is_summed_in_full() -> None:
     found = smoothed_cross_entropy(rounded, wanted.wanted, 0.1)
     assert found.dtype == torch.float32
     assert torch.equal(found, smoothed_cross_entropy(rounded.float(), wanted.wanted, 0.1))
+
+
+# -- what the papers have not ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spread", [0.5, 1.5])
+def test_neighbours_share_the_mass_of_a_coordinate(spread: float) -> None:
+    """A Gaussian about the true bin, cut off at the ends; END has it all; smoothing on all ids."""
+    logits = 2 * torch.randn(BINS + 1, BINS + 1, generator=torch.Generator().manual_seed(0))
+    wanted = torch.arange(BINS + 1)
+    found = smoothed_cross_entropy(logits, wanted, 0.1, spread)
+    for true in range(BINS + 1):
+        mass = [math.exp(-(((v - true) / spread) ** 2) / 2) for v in range(BINS)]
+        share = [m / sum(mass) for m in mass] + [0.0]
+        if true == BINS:
+            share = [0.0] * BINS + [1.0]
+        chance = logits[true].softmax(dim=0)
+        expected = -sum(
+            (0.9 * share[v] + 0.1 / (BINS + 1)) * math.log(chance[v]) for v in range(BINS + 1)
+        )
+        assert float(found[true]) == pytest.approx(expected, rel=1e-5)
+    narrow = smoothed_cross_entropy(logits, wanted, 0.0, 0.01)
+    torch.testing.assert_close(narrow, smoothed_cross_entropy(logits, wanted, 0.0))
+
+
+def test_cells_are_asked_for_the_box() -> None:
+    """The share of each cell that lies in it; rows without a box are left out."""
+    grid = Grid((2, 3), (16, 20), 8)
+    boxes = torch.tensor([[2.0, 4.0, 12.0, 16.0], [0.0, 0.0, 20.0, 16.0], [torch.nan] * 4])
+    covered = grid.covered(boxes)
+    expected = torch.tensor([[6 / 8, 4 / 8, 0.0], [6 / 8, 4 / 8, 0.0]])
+    torch.testing.assert_close(covered[0], expected * torch.tensor([[4 / 8], [1.0]]))
+    torch.testing.assert_close(covered[1], torch.tensor([[1.0, 1.0, 0.5]] * 2))
+    logits = torch.randn(3, 2, 3)
+    found = inside_loss(logits, covered, torch.ones(3), torch.tensor([True, True, False]))
+    terms = []
+    for b in range(2):
+        for i in range(2):
+            for j in range(3):
+                chance, share = float(logits[b, i, j].sigmoid()), float(covered[b, i, j])
+                terms.append(-share * math.log(chance) - (1 - share) * math.log(1 - chance))
+    assert float(found) == pytest.approx(sum(terms) / 12, rel=1e-5)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_only_where_boxes_are_learned(task: str) -> None:
+    made = partial_res_config(**TASKS[task], loss=LossConfig(inside=2.0))
+    torch.manual_seed(0)
+    method = PartialRes(made).eval()
+    batch = toy_batch(toy_samples(2))
+    with torch.no_grad():
+        terms = method.loss(method(batch), batch)
+        blind = method.loss(method(batch), replace(batch, boxes=None))
+    if task == "res":
+        assert not made.asks_inside
+        assert terms.keys() == {"tokens", "total"}
+        return
+    assert float(terms["inside"]) > 0
+    torch.testing.assert_close(terms["total"], terms["tokens"] + 2 * terms["inside"])
+    assert float(blind["total"]) == 0.0  # nothing is known
 
 
 # -- weights of tokens -----------------------------------------------------------------------

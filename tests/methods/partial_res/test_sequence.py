@@ -271,7 +271,7 @@ def test_nothing_known_is_a_loss_of_zero_with_a_graph(task: str, missing: str) -
         blind = replace(batch, boxes=None, masks=None, has_mask=None)
     total = learned_from(method, blind)
     assert float(total.detach()) == 0.0
-    assert method.loss_weight(blind) == 0.0
+    assert 0 < method.loss_weight(blind) <= 1e-6  # next to nothing, so that means can be taken
     total.backward()
     grads = [p.grad for p in method.parameters() if p.grad is not None]
     assert grads

@@ -205,10 +205,16 @@ def test_levels_meet_bottom_up(hw: tuple[int, int]) -> None:
     torch.testing.assert_close(fuse(maps), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("placed", [False, True])
 @torch.no_grad()
-def test_the_memory_is_the_papers() -> None:
-    """tanh(V) * tanh(y) and tanh(y) itself, projected, normed in groups, encoded."""
+def test_the_memory_is_the_papers(placed: bool) -> None:
+    """tanh(V) * tanh(y) and tanh(y) itself, projected, normed in groups, encoded.
+
+    placed, which the papers have not: positions enter the encoder, too.
+    """
     model = toy_method("partial_res").eval()
+    shape = model.config.transformer.model_copy(update={"placed": placed})
+    model.config = model.config.model_copy(update={"transformer": shape})
     batch = toy_batch(toy_samples(2, ((64, 64), (37, 91))), fit="letterbox")
     outputs = model(batch)
     _, sentence = model.text(batch.words, batch.word_mask)
@@ -225,7 +231,25 @@ def test_the_memory_is_the_papers() -> None:
         valid = literal.valid_cells(batch.geometry[row], (8, 8), 8)
         places = F.pad(literal.sine_positions(valid, 32).flatten(0, 1), (0, 0, 0, 1))
         seen = F.pad(valid.flatten(), (0, 1), value=True)
+        x = x + places if placed else x
         for layer in model.encoder:
             x = literal.encoder_layer(layer, x, places, seen)
         assert torch.equal(outputs.memory.seen[row], seen)
         torch.testing.assert_close(outputs.memory.tokens[row], x, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_v_may_be_normed() -> None:
+    """Then tanh(V) is not at its ends, however large the levels are. Not in the papers."""
+    maps = [30 * torch.randn(2, channels, 8, 8) for channels in (3, 4)]
+    for normed in (False, True):
+        torch.manual_seed(0)
+        settings = FusionConfig(strides=(8, 16), grid=16, width=8, normed=normed)
+        fuse = BottomUp(settings, (3, 4)).eval()
+        found = fuse([maps[0], maps[1][:, :, ::2, ::2]])
+        if normed:
+            mean, spread = found.flatten(2).mean(dim=2), found.flatten(2).std(dim=2)
+            torch.testing.assert_close(mean, torch.zeros(2, 8), atol=1e-5, rtol=0)
+            torch.testing.assert_close(spread, torch.ones(2, 8), atol=0.05, rtol=0)
+        else:
+            assert float(found.std()) > 2

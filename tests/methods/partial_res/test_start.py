@@ -10,7 +10,12 @@ from torch import Tensor
 
 from refseg.errors import ModelError
 from refseg.methods.partial_res import PartialRes, PartialResConfig
-from refseg.methods.partial_res.config import FusionConfig, SequenceConfig, TransformerConfig
+from refseg.methods.partial_res.config import (
+    FusionConfig,
+    LossConfig,
+    SequenceConfig,
+    TransformerConfig,
+)
 from refseg.nn.gru import GruTextConfig
 from tests.methods.toy import losses, toy_batch, toy_samples
 from tests.methods.toy_configs import partial_res_config, toy_text
@@ -110,6 +115,16 @@ def test_the_learned_pair_of_both_tasks_begins_anew() -> None:
     assert "decoder.task" in taken.anew  # two of them, not one
     assert taken.replaced == (25, 30)
     assert torch.equal(ours.state_dict()["decoder.task"], before["decoder.task"])
+
+
+def test_the_question_to_cells_stays_with_rec() -> None:
+    asking = partial_res_config(loss=LossConfig(inside=1.0))
+    rec = method(asking.seqtr("rec"), seed=1)
+    taken = method(asking, seed=2).take_over(kept(rec), "REC")
+    assert taken.left == ("inside.bias", "inside.weight")
+    assert set(taken.anew) == NEW
+    plain = kept(method(res().seqtr("rec"), seed=3))
+    assert method(asking.seqtr("rec")).take_over(plain, "REC").anew == taken.left
 
 
 def other(**changes: Any) -> PartialResConfig:
