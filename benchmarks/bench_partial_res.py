@@ -27,6 +27,7 @@ from benchmarks.mutual.measuring import Table
 from benchmarks.output import hand_over
 from benchmarks.partial_res.content_speed import content
 from benchmarks.partial_res.decoding import decoding
+from benchmarks.partial_res.labelling import labelling
 from benchmarks.partial_res.outlines import outlines
 
 # Each takes the number of timed runs. "ms" is that of an object, or of the batch in the title.
@@ -34,6 +35,7 @@ PARTS: dict[str, Callable[[int], Mapping[str, Table]]] = {
     "outlines": outlines,
     "decoding": decoding,
     "content": content,
+    "labelling": labelling,
 }
 COLUMNS = {"ms": "median ms", "as_fast": "x as fast", "per_second": "a second", "gmacs": "GMACs"}
 

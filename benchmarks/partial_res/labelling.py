@@ -28,7 +28,7 @@ DATA, SPLIT, PICTURES = "scenes", "val", 16
 
 
 def labelling(runs: int = 3) -> dict[str, Table]:
-    """Title -> the forms side by side; "per_s": refs a second."""
+    """Title -> the forms side by side; "per_second": refs a second."""
     torch.manual_seed(0)
     recipe = get_recipe("partial_res_scenes")
     tokenizer = load_tokenizer(models.find_encoder("bert-scenes"), recipe.tokens.max_words)
@@ -46,7 +46,7 @@ def labelling(runs: int = 3) -> dict[str, Table]:
             runs,
         )
     for row in table.values():
-        row["per_s"] = 1000 * len(rows) / row["ms"]
+        row["per_second"] = 1000 * len(rows) / row["ms"]
     return {f"{len(rows)} refs of {PICTURES} pictures": table}
 
 
@@ -77,4 +77,4 @@ if __name__ == "__main__":
     for title, table in labelling().items():
         print(title)
         for name, row in table.items():
-            print(f"  {name}: {row['ms']:.0f} ms, {row['per_s']:.0f}/s, {row['as_fast']:.1f}x")
+            print(f"  {name}: {row['ms']:.0f} ms, {row['per_second']:.0f}/s, {row['as_fast']:.1f}x")

@@ -29,7 +29,6 @@ from refseg.types import Labels, Prediction, Sample
 
 #: What a mask is of is no label that a teacher gives.
 CATEGORY = {"id": 1, "name": "object", "supercategory": ""}
-POINT_DIGITS = 2
 KNOWN = "mask known"  # why a ref is not asked about
 
 Groups = list[tuple[int, list[int]]]
@@ -278,7 +277,7 @@ def _outlines(prediction: Prediction, entry: Entry) -> list[list[float]]:
     Fewer than three points enclose nothing, and COCO's tools take two for a box: they are left out.
     """
     outlines = [
-        [round(float(number), POINT_DIGITS) for number in points.reshape(-1)]
+        [float(number) for number in points.reshape(-1)]  # as predicted: they fill to its mask
         for points in prediction.polygons
         if len(points) > 2
     ]

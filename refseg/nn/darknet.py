@@ -37,7 +37,7 @@ Depth = Annotated[int, Field(ge=1)]
 
 
 class DarkNetVisionConfig(BaseModel):
-    """A DarkNet with a neck. Defaults are SeqTR's (56.33 M parameters, 5.25 M of them trained).
+    """A DarkNet with a neck. Defaults are SeqTR's (56.32 M parameters, 5.25 M of them trained).
 
     kind: tells it from other vision encoders. width: channels of the stem; the maps have 8, 16 and
     32 times as many. depths: residual blocks of the five stages. neck: with the six convolutions

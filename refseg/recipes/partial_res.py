@@ -263,7 +263,13 @@ def partial_res_scenes() -> Recipe:
                 strides=(4, 8, 16, 32), grid=16, width=256, norm="group", normed=True
             ),
             transformer=TransformerConfig(
-                width=128, heads=4, mlp_width=512, encoder_layers=4, dropout=0.0, placed=True
+                width=128,
+                heads=4,
+                mlp_width=512,
+                encoder_layers=4,
+                dropout=0.0,
+                predictor=4,
+                placed=True,
             ),
             sequence=SequenceConfig(bins=128, sines=True),
             loss=LossConfig(spread=1.5, inside=5.0),

@@ -52,7 +52,7 @@ class TransformerConfig(MethodConfig):
     encoder_layers: int = Field(default=6, ge=1)
     decoder_layers: int = Field(default=3, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    predictor: int = Field(default=4, ge=1)
+    predictor: int = Field(default=3, ge=1)
     placed: bool = False
 
 

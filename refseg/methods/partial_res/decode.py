@@ -79,7 +79,7 @@ def _prediction(
         points = _rectangle(points)
     outline = points.astype(np.float32)  # as it is handed out: the mask is that of the polygon
     mask = fill_polygon(outline, geometry.original_hw)
-    some = len(outline) >= 3
+    some = bool(mask.any())  # three points on a line enclose nothing either
     return Prediction(
         mask,
         score if some else 0.0,

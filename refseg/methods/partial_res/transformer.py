@@ -132,7 +132,9 @@ class LayerState:
 
     def __init__(self, layer: DecoderLayer, memory: Memory) -> None:
         self.memory = memory
-        self.crossed = layer.cross.keep(memory.tokens + memory.positions, memory.tokens)
+        keys, values = layer.cross.keep(memory.tokens + memory.positions, memory.tokens)
+        # Contiguous: each step multiplies with them, and would make a copy of them first.
+        self.crossed = keys.contiguous(), values.contiguous()
         self.hidden = hiding(memory.seen[:, None, None])
         self.own: tuple[Tensor, Tensor] | None = None
 

@@ -176,7 +176,7 @@ def counted(config: PartialResConfig) -> dict[str, tuple[int, int]]:
 
 
 #: The notes' predictor is an MLP 256-256-256-1001: three layers.
-PAPER = PartialResConfig(transformer=TransformerConfig(predictor=3))
+PAPER = PartialResConfig()
 
 
 def test_the_papers_sizes() -> None:

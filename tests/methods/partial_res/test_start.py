@@ -146,7 +146,7 @@ REFUSED: dict[str, tuple[PartialResConfig, str]] = {
     ),
     "bins": (
         res().model_copy(update={"sequence": SequenceConfig(bins=500)}).seqtr("rec"),
-        r"of another shape: decoder.coordinates.weight, decoder.predictor.6.bias",
+        r"of another shape: decoder.coordinates.weight, decoder.predictor.4.bias",
     ),
     "more layers": (
         other(
