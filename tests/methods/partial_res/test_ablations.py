@@ -14,6 +14,7 @@ from torch import Tensor
 
 from refseg.methods.partial_res import PartialRes, PartialResConfig
 from refseg.methods.partial_res.config import FusionConfig
+from refseg.methods.partial_res.decode import points_of, scores_of
 from refseg.methods.partial_res.sequence import targets
 from refseg.nn.darknet import DarkNetVisionConfig
 from refseg.nn.gru import GruTextConfig
@@ -270,12 +271,13 @@ def measured(method: PartialRes) -> Effects:
 
 
 def written(method: PartialRes, outputs: Any, batch: Batch) -> str:
-    """The outlines and scores; END may come as soon as it is allowed to."""
+    """The points and scores; END may come as soon as it is allowed to."""
     method.decoder.predictor[-1].bias[-1] += 1e3
-    found = method.decode(outputs, batch)
+    found = method.coordinates(outputs)
     method.decoder.predictor[-1].bias[-1] -= 1e3
-    points = [torch.from_numpy(one.polygons[0]) for one in found if one.polygons]
-    return text_of([*points, torch.tensor([one.score for one in found])])
+    rows = zip(found.tokens.numpy(), batch.geometry, strict=True)
+    points = [torch.from_numpy(points_of(row, method.config, one)) for row, one in rows]
+    return text_of([*points, torch.from_numpy(scores_of(found, method.config))])
 
 
 @every_case
