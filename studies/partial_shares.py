@@ -17,7 +17,6 @@ from refseg.recipes.scoring import BoxScorer
 from refseg.types import Labels
 from studies import partial_pseudo
 from studies.base import Outcome, say
-from studies.kept import Trained
 from studies.paired import NOTE_SEEDS, differences
 from studies.partial_runs import (
     DENSE,
@@ -149,8 +148,3 @@ def compared(rows: Sequence[dict[str, Any]], shares: Sequence[float]) -> list[di
 class _Run:
     def __init__(self, variant: str, seed: int, value: float) -> None:
         self.variant, self.seed, self.value = variant, seed, value
-
-
-def identity_of(run: Trained) -> str:
-    """First letters of the weights' hash."""
-    return run.weights[:16]

@@ -67,11 +67,6 @@ class MaskSubset:
             raise DataError("a subset of masks without a ref", remedy="name one ref at least")
 
 
-def draw_masked_refs(records: Records, split: str, share: float, seed: int) -> frozenset[int]:
-    """The ref ids of `draw_subset`. Same errors."""
-    return draw_subset(records, split, share, seed).ref_ids
-
-
 def draw_subset(records: Records, split: str, share: float, seed: int) -> MaskSubset:
     """All refs about round(share * objects) objects of a split, one object at least.
 

@@ -164,10 +164,10 @@ class PartialConfig(Part):
     """The stages "rec", "res", "pseudo" and "res_pseudo" of partial_res.
 
     rec: training on boxes, the backbone included. plain: with SeqTR's own model, as the paper's
-    code does; False has CCTF, PMCA and the rest in it already. agree: a pseudo mask is kept where
-    its projection score against the known box is below it (RPP; the paper: 0.1, and 3 keeps every
-    mask). weight: of a pseudo mask beside a true one. again_steps: of training on both; None is as
-    long as the recipe trains.
+    code does; False has CCTF, PMCA and the sentence's token in it already. agree: a pseudo mask is
+    kept where its projection score against the known box is below it (RPP; the paper: 0.1, and 3
+    keeps every mask). weight: of a pseudo mask beside a true one. again_steps: of training on both;
+    None is as long as the recipe trains.
     """
 
     rec: TrainConfig

@@ -26,7 +26,8 @@ PIECES = 8_000
 def partial_res_refcoco() -> Recipe:
     """Partial-RES on RefCOCO with 1 % of the masks. Published for this share: RefCOCO+ testA alone.
 
-    Command: refseg train partial_res_refcoco --set data.name=DIR weights.vision=darknet.weights
+    Command: refseg train partial_res_refcoco --set data.name=DIR \\
+        --set weights.vision=darknet.weights
     Hardware: one 32 GB GPU; SeqTR states half a day for REC, RES on 1 % is 270 updates, on 1 % and
     what is kept of the rest up to 30,000. Not reproduced here.
     Differences: the word table is learned, no vectors are at hand; the weights are chosen by boxes,
@@ -161,7 +162,8 @@ def partial_res_refcocog_100() -> Recipe:
 def seqtr_refcoco() -> Recipe:
     """SeqTR on RefCOCO, all masks: mIoU 67.26 val, 69.79 testA, 64.12 testB (its README).
 
-    Command: refseg train seqtr_refcoco --set data.name=DIR weights.vision=darknet.weights
+    Command: refseg train seqtr_refcoco --set data.name=DIR \\
+        --set weights.vision=darknet.weights
     Hardware: one 32 GB GPU. Not reproduced here. 18 points by the papers' own rule, END anywhere.
     Protocol: seqtr-crowd (its own; `original` beside it).
     """
@@ -199,7 +201,8 @@ def seqtr_refcocog() -> Recipe:
 def seqtr_rec_refcoco() -> Recipe:
     """SeqTR for boxes on RefCOCO: Acc@0.5 81.23 val, 85.00 testA, 76.08 testB (its README).
 
-    Command: refseg train seqtr_rec_refcoco --set data.name=DIR weights.vision=darknet.weights
+    Command: refseg train seqtr_rec_refcoco --set data.name=DIR \\
+        --set weights.vision=darknet.weights
     Hardware: one 32 GB GPU, half a day. Not reproduced here.
     What `weights.rec` of the others may start from.
     """

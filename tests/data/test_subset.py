@@ -21,7 +21,6 @@ from refseg.data.records import Records
 from refseg.data.subset import (
     MaskSubset,
     check_subset,
-    draw_masked_refs,
     draw_subset,
     read_subset,
     refs_by_object,
@@ -74,14 +73,14 @@ def test_objects_are_drawn_whole_nested_and_whatever_the_order(
     refs = [*refs, (1000, (4,), "train")]  # one object at least
     records, objects = built(refs, 5), loop_objects(refs)
     assert refs_by_object(records, "train") == objects
-    drawn = draw_masked_refs(records, "train", large, seed)
+    drawn = draw_subset(records, "train", large, seed).ref_ids
     granted = [object_refs for object_refs in objects if set(object_refs) <= drawn]
     assert drawn == {ref_id for object_refs in granted for ref_id in object_refs}
     assert len(granted) == max(round(large * len(objects)), 1)
-    assert draw_masked_refs(records, "train", small, seed) <= drawn
+    assert draw_subset(records, "train", small, seed).ref_ids <= drawn
     random.shuffle(refs)
     shuffled = built([(ref_id, ann_ids[::-1], split) for ref_id, ann_ids, split in refs], 5)
-    assert draw_masked_refs(shuffled, "train", large, seed) == drawn
+    assert draw_subset(shuffled, "train", large, seed).ref_ids == drawn
     check_subset(drawn, records, "train")
 
 
@@ -94,15 +93,15 @@ GOLDEN = [182, 315, 718, 921, 971]  # a draw must be repeatable with a later ver
 
 
 def test_the_seed_decides_alone(thousand: Records) -> None:
-    drawn = [draw_masked_refs(thousand, "train", 0.1, seed) for seed in range(50)]
+    drawn = [draw_subset(thousand, "train", 0.1, seed).ref_ids for seed in range(50)]
     assert all(len(refs) == 100 for refs in drawn)
     assert len(set(drawn)) == 50
-    assert draw_masked_refs(thousand, "train", 0.1, 0) == drawn[0]
+    assert draw_subset(thousand, "train", 0.1, 0).ref_ids == drawn[0]
     counts = np.bincount([ref_id for refs in drawn for ref_id in refs], minlength=1000)
     # 50 draws of a tenth: binomial, mean 5 and variance 4.5.
     assert counts.mean() == 5
     assert 3.9 < counts.var() < 5.1
-    assert sorted(draw_masked_refs(thousand, "train", 0.005, 0)) == GOLDEN
+    assert sorted(draw_subset(thousand, "train", 0.005, 0).ref_ids) == GOLDEN
 
 
 def test_a_subset_says_where_it_comes_from(thousand: Records) -> None:
@@ -118,23 +117,23 @@ def test_a_subset_says_where_it_comes_from(thousand: Records) -> None:
 @pytest.mark.parametrize("share", [0, -0.1, 1.01, float("nan"), float("inf")])
 def test_a_share_out_of_range_is_refused(thousand: Records, share: float) -> None:
     with pytest.raises(DataError, match=r"share of objects with masks is .*\n.*above 0"):
-        draw_masked_refs(thousand, "train", share, 0)
+        draw_subset(thousand, "train", share, 0)
 
 
 def test_a_split_without_objects_is_refused() -> None:
     records = built([(1, (), "train"), (2, (0,), "val")], 1)
     with pytest.raises(DataError, match="no expression of d train means an object"):
-        draw_masked_refs(records, "train", 0.5, 0)
+        draw_subset(records, "train", 0.5, 0)
     with pytest.raises(UnknownName):
-        draw_masked_refs(records, "test", 0.5, 0)
-    assert draw_masked_refs(records, "val", 0.5, 0) == {2}
+        draw_subset(records, "test", 0.5, 0)
+    assert draw_subset(records, "val", 0.5, 0).ref_ids == {2}
 
 
 def test_a_large_data_set_takes_less_than_a_second() -> None:
     count = 42_000
     records = built([(n, (n // 3,), "train") for n in range(count)], count // 3)
     started = time.process_time()
-    drawn = draw_masked_refs(records, "train", 0.01, 0)
+    drawn = draw_subset(records, "train", 0.01, 0).ref_ids
     check_subset(drawn, records, "train")
     assert time.process_time() - started < 1
     assert len(drawn) == 3 * 140
@@ -143,7 +142,7 @@ def test_a_large_data_set_takes_less_than_a_second() -> None:
 
 def test_the_draw_reads_nothing_but_refs(tmp_path: Path) -> None:
     records = open_records(make_refer_tree(tmp_path))
-    check_subset(draw_masked_refs(records, "train", 0.5, 0), records, "train")
+    check_subset(draw_subset(records, "train", 0.5, 0).ref_ids, records, "train")
     assert records.tables_opened <= {"refs"}
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from refseg import models
 from refseg.data.catalog import open_records
-from refseg.data.subset import draw_masked_refs, write_subset
+from refseg.data.subset import draw_subset, write_subset
 from refseg.errors import (
     ConfigError,
     DataError,
@@ -59,7 +59,7 @@ def vega(world: Path) -> Recipe:
 @pytest.fixture(scope="module")
 def granted(world: Path) -> frozenset[int]:
     """Refs whose masks may be seen."""
-    return draw_masked_refs(open_records(world), "train", SHARE, seed=0)
+    return draw_subset(open_records(world), "train", SHARE, seed=0).ref_ids
 
 
 def refused(recipe: Recipe, folder: Path, kind: type[RefsegError], told: str) -> RefsegError:

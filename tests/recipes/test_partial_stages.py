@@ -13,7 +13,7 @@ import torch
 from refseg import models
 from refseg.data.catalog import open_data, open_records
 from refseg.data.dataset import ReferDataset
-from refseg.data.subset import draw_masked_refs, read_subset
+from refseg.data.subset import draw_subset, read_subset
 from refseg.ops.files import sha256_file
 from refseg.ops.projection import projection_score
 from refseg.recipes import partial_stages, runner
@@ -73,7 +73,7 @@ def whole(seen: tuple[Path, Watch]) -> Path:
 @pytest.fixture(scope="module")
 def granted(world: Path) -> frozenset[int]:
     """Refs whose masks may be seen."""
-    return draw_masked_refs(open_records(world), "train", SHARE, seed=0)
+    return draw_subset(open_records(world), "train", SHARE, seed=0).ref_ids
 
 
 def from_rec(recipe: Recipe, whole: Path, *more: str) -> Recipe:

@@ -57,9 +57,7 @@ def asked(small_world: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def numbers(asked: Few) -> dict[str, Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(partial_shares, "PICTURES", 2, raising=False)
-        return dict(partial_shares.run(asked).numbers)
+    return dict(partial_shares.run(asked).numbers)
 
 
 def test_every_way_is_trained_on_every_share(numbers: dict[str, Any]) -> None:
@@ -169,8 +167,7 @@ def test_pictures(asked: Few, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(png.startswith(b"\x89PNG") for png in found.pictures.values())
 
 
-def test_the_command_is_told_without_places(tmp_path: Path) -> None:
+def test_the_command_is_told_without_places() -> None:
     words = ["shares", "--rec", "some/where/rec", "--folder", "x", "--seeds", "0", "1"]
     parsed = partial._parser().parse_args(words)
     assert partial.command(parsed) == "python -m studies.partial shares --rec rec --seeds 0 1"
-    assert tmp_path.name not in partial.command(parsed)
