@@ -107,20 +107,39 @@ def answers(image: Pixels, masks: Masks, texts: Sequence[str]) -> Pixels:
 
 
 def pointed(image: Pixels, points: NDArray[np.floating], text: str = "") -> Pixels:
-    """The polygon of `points` [P, 2] px with its corners numbered in their order; as `overlay`.
+    """The polygon of `points` [P, 2] px and what is around it, its corners numbered in order.
 
-    text: in a strip below, if any.
+    A cut-out of the image in its proportions, drawn at `overlay`'s size. text: in a strip below.
     """
     import cv2
 
-    factor = _factor(image.shape[:2])
-    big = _scaled(image, factor)
-    corners = np.rint(points * factor).astype(np.int32)
-    for colour, width in ((INK, 4), (colour_of(0), 2)):
-        cv2.polylines(big, [corners], True, colour, width, cv2.LINE_AA)
-    places = [((int(x), int(y)), str(n), colour_of(1)) for n, (x, y) in enumerate(corners, 1)]
+    height, width = image.shape[:2]
+    factor = _factor((height, width))
+    size = max(round(width * factor), 1), max(round(height * factor), 1)
+    (x0, y0), share = _around(points, (height, width))
+    x1, y1 = x0 + max(round(share * width), 1), y0 + max(round(share * height), 1)
+    big = cv2.resize(np.ascontiguousarray(image[y0:y1, x0:x1]), size, interpolation=cv2.INTER_CUBIC)
+    scale = np.array(size) / (x1 - x0, y1 - y0)
+    corners = np.rint((points - (x0, y0)) * scale).astype(np.int32)
+    for colour, thick in ((INK, 4), (colour_of(0), 2)):
+        cv2.polylines(big, [corners], True, colour, thick, cv2.LINE_AA)
+    # Outside of the line, so that neither the line nor what it goes around is covered.
+    away = corners - corners.mean(axis=0)
+    away = away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-6) * LINE_HEIGHT * 0.7
+    places = [
+        ((round(x), round(y)), str(n), colour_of(1)) for n, (x, y) in enumerate(corners + away, 1)
+    ]
     big = _write_at(big, places)
     return np.concatenate([big, _captions([text], big.shape[1])]) if text else big
+
+
+def _around(points: NDArray[np.floating], hw: tuple[int, int]) -> tuple[tuple[int, int], float]:
+    """The upper left corner, px, of a cut-out around points, and its sides as a share of hw."""
+    sides = np.array([hw[1], hw[0]], np.float64)
+    low, high = points.min(axis=0), points.max(axis=0)
+    share = float(np.clip(((high - low) * 1.6 / sides).max(), 0.1, 1.0))
+    corner = ((low + high) / 2 - share * sides / 2).clip(0, (1 - share) * sides)
+    return (int(corner[0]), int(corner[1])), share
 
 
 def heats(image: Pixels, maps: Mapping[str, NDArray[np.float32]]) -> Pixels:

@@ -129,7 +129,7 @@ def shares(numbers: Mapping[str, Any]) -> bytes:
     figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
     rows = numbers["summary"]
-    for (variant, label), colour in zip(_WAYS.items(), (GREY, SKY, BLUE, RED), strict=True):
+    for (variant, label), colour in zip(_WAYS.items(), (ORANGE, GREY, SKY, BLUE, RED), strict=True):
         mine = [row for row in rows if row["variant"] == variant]
         if variant == "full":  # with all masks there is nothing to label
             mine += [row for row in rows if row["variant"] == "parts" and row["share"] >= 1]
@@ -142,6 +142,8 @@ def shares(numbers: Mapping[str, Any]) -> bytes:
         axes.errorbar(
             places, values, spread, color=colour, marker="o", linewidth=1.6, capsize=3, label=label
         )
+    boxes = 100 * numbers["boxes"]["original"]["mIoU"]
+    axes.axhline(boxes, color=GREY, linestyle=":", linewidth=1.2, label="no mask: boxes, filled")
     ticks = sorted({100 * row["share"] for row in rows})
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -152,6 +154,7 @@ def shares(numbers: Mapping[str, Any]) -> bytes:
 
 
 _WAYS = {
+    "scratch": "the few masks alone, without boxes (naive)",
     "naive": "boxes for all, then the few masks (naive)",
     "parts": "with [TASK], CCTF, PMCA",
     "full": "and pseudo masks that fit their boxes",

@@ -9,15 +9,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from studies import partial_bounds, partial_pictures, partial_shares, partial_task
+from refseg import models
+from studies import (
+    partial_bounds,
+    partial_pictures,
+    partial_scenes,
+    partial_shares,
+    partial_task,
+)
 from studies.base import RESULTS
 from studies.command import Studied, carry_out, positive, told
 from studies.partial_runs import Few
 
 ABOUT = {
+    "scenes": "the bundled model on every split of the rendered world",
     "shares": "mIoU by the share of masks given, with and without each part; trains",
+    "rpp": "pseudo masks on and off with the fewest masks, paired seeds; trains",
     "task": "the modes of [TASK] with all masks (supplement, Table 1); trains",
     "pictures": "points in order, where they look, resampling (Figures 2 and 3); trains",
     "bounds": "what coordinates can say about real objects at best",
@@ -33,7 +43,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def command(parsed: argparse.Namespace) -> str:
     """What makes this study's result again, without anything that names a machine."""
-    least = ["--real", ".", "--photos", "."] if parsed.study == "bounds" else ["--rec", "."]
+    needed = {"bounds": ["--real", ".", "--photos", "."], "scenes": []}
+    least = needed.get(parsed.study, ["--rec", "."])
     own = _parser().parse_args([parsed.study, *least])
     return told("studies.partial", own, parsed, parsed.study)
 
@@ -57,6 +68,11 @@ def _shares(parsed: argparse.Namespace) -> Studied:
     return None, partial_shares.run(_asked(parsed), parsed.variants or partial_shares.VARIANTS)
 
 
+def _rpp(parsed: argparse.Namespace) -> Studied:
+    asked = replace(_asked(parsed), shares=(partial_pictures.SHARE,))
+    return None, partial_shares.run(asked, partial_shares.PIPELINE)
+
+
 def _task(parsed: argparse.Namespace) -> Studied:
     return None, partial_task.run(_asked(parsed))
 
@@ -65,11 +81,22 @@ def _pictures(parsed: argparse.Namespace) -> Studied:
     return None, partial_pictures.run(_asked(parsed))
 
 
+def _scenes(parsed: argparse.Namespace) -> Studied:
+    return parsed.model, partial_scenes.run(models.load(parsed.model), parsed.limit)
+
+
 def _bounds(parsed: argparse.Namespace) -> Studied:
     return None, partial_bounds.run(parsed.real, parsed.photos, parsed.limit)
 
 
-STUDIES = {"shares": _shares, "task": _task, "pictures": _pictures, "bounds": _bounds}
+STUDIES = {
+    "scenes": _scenes,
+    "shares": _shares,
+    "rpp": _rpp,
+    "task": _task,
+    "pictures": _pictures,
+    "bounds": _bounds,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,8 +106,13 @@ def _parser() -> argparse.ArgumentParser:
     for name, study in one.items():
         study.add_argument("--limit", type=positive, help="the first N of each split")
         study.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-        if name != "bounds":
+        if name not in ("bounds", "scenes"):
             _training_options(study)
+    one["scenes"].add_argument("--model", default="partial-res-scenes", help="name or folder")
+    for name in ("shares", "rpp"):
+        one[name].add_argument(
+            "--again-steps", type=positive, help="of RES on true and pseudo masks"
+        )
     _shares_options(one["shares"])
     one["bounds"].add_argument("--real", type=Path, required=True, help="holds refcoco/")
     one["bounds"].add_argument("--photos", type=Path, required=True, help="has instances.json")
@@ -100,7 +132,6 @@ def _shares_options(shares: argparse.ArgumentParser) -> None:
         "--shares", nargs="+", type=float, default=[1, 5, 10, 100], help="of the masks, percent"
     )
     shares.add_argument("--variants", nargs="+", choices=partial_shares.VARIANTS)
-    shares.add_argument("--again-steps", type=positive, help="of RES on true and pseudo masks")
     shares.add_argument("--dense-steps", type=positive, help="of VEGA")
     shares.add_argument(
         "--dense-set", action="append", default=[], metavar="KEY=VALUE", help="for VEGA's runs"

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from studies.tables import Numbers, percent, points, signed_between, table
+from studies.tables import Numbers, main_scores, percent, points, signed_between, table
 
 Values = Mapping[str, str]
 NAMES = {
+    "scratch": "naive, without REC before it",
     "naive": "naive: REC, then RES on the few masks",
     "parts": "with [TASK], CCTF, PMCA",
     "full": "and RPP (the full method)",
     "dense": "`vega`, a dense mask head",
 }
-RULES = {"uniform": "ours (`uniform`)", "stride": "the papers' code (`stride`)"}
+RULES = {"uniform": "ours (`uniform`)", "stride": "the papers' rule, in our frame (`stride`)"}
+
+
+def scenes(numbers: Numbers) -> Values:
+    """Of `studies/text/partial_scenes.md`."""
+    return {
+        "original": main_scores(numbers, "original"),
+        "crowd": main_scores(numbers, "seqtr-crowd"),
+    }
 
 
 def bounds(numbers: Numbers) -> Values:
@@ -71,7 +80,7 @@ def _shares(numbers: Numbers) -> str:
         "", "masks", "seeds", "mIoU", "of its own with all masks", "of the full method's with all",
         "mIoU, `seqtr-crowd`", "REC@0.5 of its masks",
     )  # fmt: skip
-    rows = []
+    rows = [_boxes(numbers["boxes"])]
     for row in numbers["summary"]:
         count = numbers["masks"].get(f"{row['share']:g}")
         given = f"{percent(row['share'], 0)} %" + ("" if count is None else f" ({count:,})")
@@ -89,6 +98,13 @@ def _shares(numbers: Numbers) -> str:
             )
         )
     return table(head, rows)
+
+
+def _boxes(boxes: Mapping[str, Any]) -> tuple[str, ...]:
+    plain, crowd = boxes["original"], boxes["seqtr-crowd"]
+    mean, rec = percent(plain["mIoU"]), percent(plain["REC@0.5"])
+    return ("boxes of the REC model, filled", "0 %", "-", f"**{mean}**", "-", "-",
+            percent(crowd["mIoU"]), rec)  # fmt: skip
 
 
 def _started(rec: Mapping[str, Any]) -> str:
@@ -159,14 +175,19 @@ def task(numbers: Numbers) -> Values:
 
 def pictures(numbers: Numbers) -> Values:
     """Of `studies/text/partial_pictures.md`."""
-    looks, uneven = numbers["looks"], numbers["unevenness"]
+    looks, border, uneven = numbers["looks"], numbers["border"], numbers["unevenness"]
+    even = numbers["even"]
     return {
         "n": f"{numbers['n']:,}",
         "share": percent(numbers["share"], 0),
         "looks": table(
-            ("", "attention on the object meant, %"),
-            ((NAMES[kind], percent(value)) for kind, value in looks.items()),
+            ("", "attention on the object meant, %", "at the border, %"),
+            [
+                ("spread evenly", percent(even["looks"]), percent(even["border"])),
+                *((NAMES[kind], percent(looks[kind]), percent(border[kind])) for kind in looks),
+            ],
         ),
+        "right": f"{numbers['right']:,}",
         "uneven": table(
             ("points", "spread of the gaps over their mean"),
             ((name, f"{value:.2f}") for name, value in uneven.items()),

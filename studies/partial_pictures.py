@@ -6,7 +6,7 @@ here its share there is measured, too, and Figure 3's evenness of points.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,11 @@ class Answered:
         total = float(self.attention.sum())
         return float(self.attention[:, mask].sum()) / total if total else 0.0
 
+    @property
+    def at_border(self) -> float:
+        """How much of it lies at the picture's border."""
+        return at_border(self.attention)
+
 
 def run(asked: Few) -> Outcome:
     """With 1 % of the masks; trains what is not trained yet."""
@@ -70,7 +75,7 @@ def run(asked: Few) -> Outcome:
     numbers = {
         "n": limit,
         "share": SHARE,
-        "looks": {kind: float(np.mean([one.looks for one in rows])) for kind, rows in done.items()},
+        **attention(done),
         "unevenness": unevenness(pseudo, models[PARTS].method.config.sequence.points),
     }
     drawn = {
@@ -112,6 +117,40 @@ def _answered(sample: Sample, prediction: Prediction, maps: NDArray[np.float32])
     either = (prediction.mask | sample.mask).sum()
     in_px = np.stack([response_in_px(one, prediction.geometry) for one in maps])
     return Answered(sample, prediction, in_px, float(both / either) if either else 1.0)
+
+
+def attention(done: Mapping[str, Sequence[Answered]]) -> dict[str, Any]:
+    """Of the expressions that all models answer rightly (IoU above 0.5): the share of attention on
+    the object meant and at the picture's border, and what each would be if it lay evenly.
+    """
+    right = [i for i, rows in enumerate(zip(*done.values(), strict=True)) if _all_right(rows)]
+    some = {kind: [rows[i] for i in right] for kind, rows in done.items()}
+    one = next(iter(some.values()))
+    return {
+        "right": len(right),
+        "looks": {kind: _mean([row.looks for row in rows]) for kind, rows in some.items()},
+        "border": {kind: _mean([row.at_border for row in rows]) for kind, rows in some.items()},
+        "even": {
+            "looks": _mean([_mask(row).mean() for row in one]),
+            "border": _mean([at_border(np.ones((1, *_mask(row).shape))) for row in one]),
+        },
+    }
+
+
+def _all_right(rows: Sequence[Answered]) -> bool:
+    return min(row.iou for row in rows) > 0.5
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def at_border(maps: NDArray[np.floating]) -> float:
+    """The share of maps [N, H, W] in the outermost eighth of either side."""
+    height, width = maps.shape[1:]
+    y, x = -(-height // 8), -(-width // 8)
+    total = float(maps.sum())
+    return 1 - float(maps[:, y : height - y, x : width - x].sum()) / total if total else 0.0
 
 
 def unevenness(rows: Sequence[Answered], points: int) -> dict[str, float]:

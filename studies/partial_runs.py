@@ -1,5 +1,6 @@
 """Models of Partial-RES (and VEGA beside them) that learned from few masks, trained and scored.
 
+    FOLDER/scratch-1-seed0/train        RES on 1 % of the masks, from no REC model
     FOLDER/naive-1-seed0/res            REC's weights, RES on 1 % of the masks, nothing added
     FOLDER/full-1-seed0/res             with [TASK], CCTF, PMCA
     FOLDER/full-1-seed0/pseudo          the masks of the rest that fit their boxes (RPP)
@@ -13,7 +14,7 @@ and the new weights; runs with one seed see the same masks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ RECIPE, DENSE_RECIPE = "partial_res_scenes", "vega_scenes"
 #: The world that is learned from: one style, so that a ref is an object.
 WORLD = "scenes@12000"
 PROTOCOLS = ("original", "seqtr-crowd")
-NAIVE, PARTS, FULL, DENSE = "naive", "parts", "full", "dense"
+SCRATCH, NAIVE, PARTS, FULL, DENSE = "scratch", "naive", "parts", "full", "dense"
+#: VEGA is shown what the others are shown: as many expressions a step, mirrored as often.
+SHOWN_ALIKE = ("data.augment.flip=0.5", "train.batch_size=8", "data.per_image=8")
 #: What the naive pipeline leaves out.
 ALL_OFF = (
     "method.cctf=off",
@@ -46,7 +49,8 @@ ALL_OFF = (
 TASKS: Mapping[str, tuple[str, ...]] = {
     "learnable": (),
     "zero": ("method.task_token=zero",),
-    "task-wise": ("method.task=multi", "method.task_token=task-wise"),
+    # Boxes are written, too, but not asked for cell by cell: the other two have no such term.
+    "task-wise": ("method.task=multi", "method.task_token=task-wise", "method.loss.inside=0"),
 }
 
 
@@ -77,26 +81,32 @@ def shares_recipe(asked: Few, variant: str, share: float, seed: int) -> Recipe:
     settings = [f"data.name={WORLD}", f"data.mask_seed={seed}", f"train.seed={seed}"]
     settings += [f"data.mask_share={masks}"]
     if variant == DENSE:
-        steps = () if asked.dense_steps is None else (f"train.steps={asked.dense_steps}",)
-        quiet = ("data.evaluate=null", "select=null")
-        return apply_overrides(
-            get_recipe(DENSE_RECIPE), [*settings, *quiet, *steps, *asked.dense_overrides]
-        )
+        steps = asked.dense_steps or asked.steps or get_recipe(RECIPE).train.steps
+        settings += ["data.evaluate=null", "select=null", f"train.steps={steps}", *SHOWN_ALIKE]
+        return _with(DENSE_RECIPE, [*settings, *asked.dense_overrides])
     stages = "[res,pseudo,res_pseudo]" if variant == FULL and share < 1 else "[res]"
-    settings += [f"stages={stages}", *(ALL_OFF if variant == NAIVE else ())]
-    return apply_overrides(get_recipe(RECIPE), [*settings, *_started(asked)])
+    settings += [f"stages={stages}", *(ALL_OFF if variant in (SCRATCH, NAIVE) else ())]
+    if variant == SCRATCH:
+        encoder = get_recipe(RECIPE).weights.vision
+        settings.append("stages=[train]")
+        return _with(RECIPE, [*settings, *_started(asked, rec="null", vision=encoder)])
+    return _with(RECIPE, [*settings, *_started(asked)])
+
+
+def _with(name: str, settings: Sequence[str]) -> Recipe:
+    """The recipe with settings, of which a later one takes an earlier one's place."""
+    last = {one.partition("=")[0]: one for one in settings}
+    return apply_overrides(get_recipe(name), list(last.values()))
 
 
 def task_recipe(asked: Few, mode: str, seed: int) -> Recipe:
     """Of a mode of [TASK], with all masks."""
     settings = [f"data.name={WORLD}", f"train.seed={seed}", "data.mask_share=null"]
-    return apply_overrides(
-        get_recipe(RECIPE), [*settings, "stages=[res]", *TASKS[mode], *_started(asked)]
-    )
+    return _with(RECIPE, [*settings, "stages=[res]", *TASKS[mode], *_started(asked)])
 
 
-def _started(asked: Few) -> list[str]:
-    settings = [f"weights.rec={asked.rec}", "weights.vision=null"]
+def _started(asked: Few, rec: str | None = None, vision: str | None = None) -> list[str]:
+    settings = [f"weights.rec={rec or asked.rec}", f"weights.vision={vision or 'null'}"]
     if asked.steps is not None:
         settings.append(f"train.steps={asked.steps}")
     if asked.again_steps is not None:
@@ -111,7 +121,9 @@ def trained(asked: Few, variant: str, share: float, seed: int) -> Trained:
     folder = asked.folder / f"{kind}-{100 * share:g}-seed{seed}"
     say(f"{variant}, {100 * share:g} % of the masks, seed {seed}")
     run_recipe(recipe, folder)
-    stage = {DENSE: "train", FULL: "res_pseudo" if share < 1 else "res"}.get(variant, "res")
+    stage = {SCRATCH: "train", DENSE: "train", FULL: "res_pseudo" if share < 1 else "res"}.get(
+        variant, "res"
+    )
     return named(Trained.at(folder / stage), folder)
 
 

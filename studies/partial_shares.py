@@ -13,10 +13,11 @@ import numpy as np
 
 from refseg import models
 from refseg.data.catalog import open_data
+from refseg.evaluate import Options, evaluate_all
 from refseg.recipes.scoring import BoxScorer
 from refseg.types import Labels
 from studies import partial_pseudo
-from studies.base import Outcome, say
+from studies.base import Outcome, open_scenes, say
 from studies.paired import NOTE_SEEDS, differences
 from studies.partial_runs import (
     DENSE,
@@ -24,6 +25,7 @@ from studies.partial_runs import (
     NAIVE,
     PARTS,
     PROTOCOLS,
+    SCRATCH,
     WORLD,
     Few,
     labels_of,
@@ -33,18 +35,20 @@ from studies.partial_runs import (
     trained,
 )
 
-VARIANTS = (NAIVE, PARTS, FULL, DENSE)
+PIPELINE = (NAIVE, PARTS, FULL)
+VARIANTS = (SCRATCH, *PIPELINE, DENSE)
 
 
 def run(asked: Few, variants: Sequence[str] = VARIANTS) -> Outcome:
     """Train what is not trained yet and score it."""
-    rows, pseudo = [], []
+    rows, pseudo, labels = [], [], set()
     for seed in asked.seeds:
         for share in asked.shares:
             for variant in variants:
                 if variant == FULL and share >= 1:
                     continue  # nothing is left to label: the parts are the full method
                 model = trained(asked, variant, share, seed)
+                labels.add(labels_of(model))
                 rows.append(
                     {"variant": variant, "share": share, "seed": seed, **row(model, asked.limit)}
                 )
@@ -56,15 +60,15 @@ def run(asked: Few, variants: Sequence[str] = VARIANTS) -> Outcome:
         "steps": recipe[asked.shares[0]].train.steps,
         "masks": {f"{share:g}": masks_of(one) for share, one in recipe.items()},
         "rec": rec_scores(asked.rec, asked.limit),
+        "boxes": filled_boxes(asked.rec, asked.limit),
         "rows": rows,
         "summary": summary(rows),
         "differences": compared(rows, asked.shares),
         "pseudo": pseudo,
         "note": NOTE_SEEDS,
     }
-    labels = labels_of(trained(asked, PARTS, asked.shares[0], asked.seeds[0]))
     seeds = {"training and masks": list(asked.seeds), "scenes": 0}
-    return Outcome(numbers, PROTOCOLS, ["scenes val"], labels, seeds)
+    return Outcome(numbers, PROTOCOLS, ["scenes val"], "; ".join(sorted(labels)), seeds)
 
 
 def _pseudo(asked: Few, share: float, seed: int) -> dict[str, Any]:
@@ -85,6 +89,14 @@ def rec_scores(name: str, limit: int | None) -> dict[str, Any]:
         scorer = BoxScorer(data, model.tokenizer, model.preprocess, rows)
         told[style] = {"n": len(rows), **scorer(model.method)}
     return told
+
+
+def filled_boxes(name: str, limit: int | None) -> dict[str, Any]:
+    """What no mask at all is good for: the boxes of the REC model, filled, on scenes val."""
+    reports = evaluate_all(
+        models.load(name), open_scenes("scenes", "val"), PROTOCOLS, options=Options(limit)
+    )
+    return {report.protocol: dict(report.metrics) for report in reports}
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -135,6 +147,7 @@ def compared(rows: Sequence[dict[str, Any]], shares: Sequence[float]) -> list[di
         pairs = [
             (FULL, PARTS),
             (PARTS, NAIVE),
+            (NAIVE, SCRATCH),
             (FULL, NAIVE),
             (FULL if share < 1 else PARTS, DENSE),
         ]

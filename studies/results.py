@@ -29,6 +29,7 @@ MEASURED = {
     "photographs_chain": "photographs",
     "main": "rendered",
     "mutual_scenes": "rendered",
+    "partial_scenes": "rendered",
     "photos": "photographs",
 }
 HEADLINES: Mapping[str, Callable[[Any], Any]] = {"photographs_chain": photographs_page.headline}
@@ -229,7 +230,9 @@ SECTIONS: Mapping[str, Callable[[Record], Values]] = {
     "mutual_scenes": mutual_page.scenes,
     "mutual_ablation-parts": mutual_page.ablation,
     "mutual_ablation-written": mutual_page.ablation,
+    "partial_scenes": partial_page.scenes,
     "partial_shares": partial_page.shares,
+    "partial_rpp": partial_page.shares,
     "partial_task": partial_page.task,
     "partial_pictures": partial_page.pictures,
     "partial_bounds": partial_page.bounds,
@@ -251,7 +254,9 @@ COMMANDS = {
     "mutual_scenes": "python -m studies.mutual scenes --judge RUN --run RUN",
     "mutual_ablation-parts": "python -m studies.mutual ablation --table parts --seeds 0 1 2",
     "mutual_ablation-written": "python -m studies.mutual ablation --table written --seeds 0 1 2",
-    "partial_shares": "python -m studies.partial shares --rec MODEL --seeds 0 1 2",
+    "partial_scenes": "python -m studies.partial scenes",
+    "partial_shares": "python -m studies.partial shares --rec MODEL",
+    "partial_rpp": "python -m studies.partial rpp --rec MODEL --seeds 0 1 2",
     "partial_task": "python -m studies.partial task --rec MODEL --seeds 0 1 2",
     "partial_pictures": "python -m studies.partial pictures --rec MODEL",
     "partial_bounds": "python -m studies.partial bounds --real DIR --photos DIR",

@@ -53,10 +53,14 @@ def kept_share(counts: Mapping[str, int], asked: int) -> dict[str, float]:
     return {"kept share": round(counts["refs"] / asked, SHARE_DIGITS)}
 
 
-def none_kept(counts: Mapping[str, int], agree: float | None) -> RunError:
+class NoneKept(RunError):
+    """No mask fits its known box."""
+
+
+def none_kept(counts: Mapping[str, int], agree: float | None) -> NoneKept:
     """The error of a job that kept no mask."""
     why = ", ".join(f"{reason} {counts[reason]:,}" for reason in REASONS if counts[reason])
-    return RunError(
+    return NoneKept(
         f"no mask agrees with its box better than {agree} ({why})",
         remedy="raise the threshold (--agree; a mask beside its box scores 2) or take a better "
         "teacher, and give another --out",

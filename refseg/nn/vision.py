@@ -120,16 +120,26 @@ class SwinPyramid(nn.Module):
         merged = self.swin.encoder.layers[index].downsample(tokens, hw)
         return merged, ((hw[0] + 1) // 2, (hw[1] + 1) // 2)
 
-    def forward(self, images: Tensor) -> list[tuple[Tensor, HW]]:
-        """Plain pyramid, no fusion: per stage tokens [B, N_i, C_i] and (h_i, w_i)."""
+    def forward(self, images: Tensor, stages: int = 4) -> list[tuple[Tensor, HW]]:
+        """Plain pyramid, no fusion: per stage tokens [B, N_i, C_i] and (h_i, w_i).
+
+        stages: how many of the four are run, from the finest on.
+        """
         tokens, hw = self.stem(images)
         levels = []
-        for index in range(4):
+        for index in range(stages):
             tokens = self.blocks(index, tokens, hw)
             levels.append((tokens, hw))
-            if index < 3:
+            if index < stages - 1:
                 tokens, hw = self.merge(index, tokens, hw)
         return levels
+
+    def rest(self, stages: int) -> None:
+        """Freeze what only the stages behind the first `stages` need: `forward` leaves it out."""
+        layers = self.swin.encoder.layers
+        for index in range(max(stages, 1), 4):
+            layers[index - 1].downsample.requires_grad_(False)
+            layers[index].requires_grad_(False)
 
 
 def drop_class_place(embeddings: Any) -> None:

@@ -253,7 +253,7 @@ def partial_res_scenes() -> Recipe:
     four encoder layers 128 wide; 128 bins, one a pixel; the backbone rests in RES; mirrored images
     with mirrored words; and what makes 250,000 expressions do where the papers see millions
     (docs/decisions/0032): `fusion.normed`, `transformer.placed`, `sequence.sines`, `loss.spread`,
-    and in REC `loss.inside`. It learns from 12,000 images of its own (seed 1) in all three styles,
+    in RES `sequence.jitter` and in REC `loss.inside`. It learns from 12,000 images of its own (seed 1) in all three styles,
     of which none is in the standard `scenes`.
     """
     return Recipe(
@@ -274,7 +274,7 @@ def partial_res_scenes() -> Recipe:
                 predictor=4,
                 placed=True,
             ),
-            sequence=SequenceConfig(bins=128, sines=True),
+            sequence=SequenceConfig(bins=128, sines=True, jitter=3.0),
             loss=LossConfig(spread=1.5, inside=5.0),
             freeze_vision=True,
         ),

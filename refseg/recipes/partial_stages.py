@@ -19,8 +19,9 @@ from pathlib import Path
 from refseg.data.catalog import open_data
 from refseg.data.joined import JoinedDataset
 from refseg.data.subset import write_subset
-from refseg.errors import ConfigError, LabelsError
+from refseg.errors import ConfigError, LabelsError, RunError
 from refseg.label import LabelOptions, label
+from refseg.label.agreement import NoneKept
 from refseg.methods.partial_res.config import PartialResConfig
 from refseg.recipes.base import PartialConfig, Recipe
 from refseg.recipes.batches import subset
@@ -64,6 +65,12 @@ def check_partial(recipe: Recipe) -> None:
                 "`stages` does not name before it",
                 remedy=f'put "{before}" before it{offer}',
             )
+        if name != "rec" and _method(recipe).task == "rec":
+            raise ConfigError(
+                f'recipe {recipe.name}: the stage "{name}" learns outlines, and method.task=rec '
+                "writes boxes",
+                remedy="set method.task=res, or stages=[rec]",
+            )
         all_masks = not recipe.data.few_masks or recipe.data.mask_share == 1
         if name.startswith("pseudo") and all_masks:
             raise ConfigError(
@@ -97,11 +104,26 @@ def _check_rise(recipe: Recipe) -> None:
 
 def _check_few(recipe: Recipe) -> None:
     """Raise where there are fewer masks than a batch of the stage "res" takes."""
+    if any(name.startswith("pseudo") for name in recipe.stages):
+        _check_rest(recipe)
     data = open_split(recipe, recipe.data.train)
     wanted = set(subset(len(data), recipe.data.limit, recipe.train.seed))
     sizes = [len(wanted.intersection(group)) for group in data.groups_by_image()]
     # As `RecipeBatches` deals them out.
-    Plan.make(recipe.train, sum(-(-size // recipe.data.per_image) for size in sizes))
+    dealt = sum(-(-size // recipe.data.per_image) for size in sizes)
+    Plan.make(recipe.train, dealt, of="the refs whose masks are granted")
+
+
+def _check_rest(recipe: Recipe) -> None:
+    """Raise where the masks that are granted are those of every ref: there is nothing to label."""
+    boxes = rec_recipe(recipe)
+    data = open_split(boxes, boxes.data.train)
+    if {data.entry(row).ref_id for row in range(len(data))} <= masked_refs(recipe).ref_ids:
+        raise ConfigError(
+            f"recipe {recipe.name}: data.mask_refs={recipe.data.mask_refs} names every ref of the "
+            f'split {recipe.data.train}, and the stage "pseudo" labels the others',
+            remedy="name fewer refs, or set stages=[rec,res]",
+        )
 
 
 def rec_stage(job: Job) -> Stage:
@@ -172,12 +194,24 @@ def pseudo_stage(job: Job, number: int = 1) -> Stage:
                     device="cpu" if recipe.train.cpu else "auto",
                     progress=progress,
                 )
+            except NoneKept as error:
+                raise RunError(error.message, remedy=_more_kept(recipe, job.run_dir)) from error
             finally:
                 progress.close()
         job.barrier()
         return [path for path in sorted(data.iterdir()) if path.suffix in (".p", ".json")]
 
     return Stage(name, inputs, "text+box", run)
+
+
+def _more_kept(recipe: Recipe, run_dir: Path) -> str:
+    """What to do where no pseudo mask was kept; boxes need not be learned again."""
+    rec = recipe.weights.rec or run_dir / "rec" / "model"
+    agree = 2 * _config(recipe, "pseudo").agree
+    return (
+        f'in a new --out: --set partial.agree={agree:g} --set weights.rec="{rec}" --set '
+        'weights.vision=null --set "stages=[res,pseudo,res_pseudo]"; or more masks, or more steps'
+    )
 
 
 def res_pseudo_stage(job: Job, number: int = 1) -> Stage:

@@ -32,8 +32,12 @@ class Plan:
     _orders: dict[int, NDArray[np.int64]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def make(cls, config: TrainConfig, size: int, rank: int = 0, world: int = 1) -> Plan:
-        """The plan of a run over `size` samples. Raises ConfigError for sizes that do not fit."""
+    def make(
+        cls, config: TrainConfig, size: int, rank: int = 0, world: int = 1, *, of: str = "the data"
+    ) -> Plan:
+        """The plan of a run over `size` samples. Raises ConfigError for sizes that do not fit,
+        naming what they are samples of.
+        """
         slices = world * config.accumulate
         if config.batch_size % slices:
             raise ConfigError(
@@ -43,7 +47,7 @@ class Plan:
             )
         if size < config.batch_size:
             raise ConfigError(
-                f"batch_size {config.batch_size} is more than the {size} samples of the data",
+                f"batch_size {config.batch_size} is more than the {size} samples of {of}",
                 remedy=f"set train.batch_size to {size} or less, or give more data",
             )
         steps = config.steps or (config.epochs or 0) * (size // config.batch_size)

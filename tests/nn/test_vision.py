@@ -147,6 +147,22 @@ def test_blocks_and_merges_make_the_pyramid() -> None:
                 tokens, hw = made.merge(i, tokens, hw)
 
 
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+def test_stages_that_nobody_reads_are_neither_run_nor_trained(stages: int) -> None:
+    made = pyramid()
+    made.rest(stages)
+    images = torch.randn(1, 3, 64, 64)
+    whole, found = made(images), made(images, stages)
+    assert len(found) == stages
+    for (tokens, hw), (wanted, size) in zip(found, whole, strict=False):
+        assert torch.equal(tokens, wanted)
+        assert hw == size
+    sum(tokens.sum() for tokens, _ in found).backward()
+    for name, parameter in made.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    assert any(not parameter.requires_grad for parameter in made.parameters()) == (stages < 4)
+
+
 def test_positions_follow_the_size() -> None:
     made = pyramid(absolute_positions=True)
     table = made.swin.embeddings.position_embeddings

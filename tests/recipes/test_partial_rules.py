@@ -18,6 +18,7 @@ from refseg.errors import (
     LabelsError,
     ModelError,
     RefsegError,
+    RunError,
     UnknownName,
 )
 from refseg.methods.partial_res import PartialResConfig
@@ -118,6 +119,30 @@ def test_with_all_masks_there_is_nothing_to_label(
     told = apply_overrides(recipe, [f"data.mask_share={share}", f"stages={stages}"])
     error = refused(told, tmp_path, ConfigError, '"pseudo" labels refs without masks')
     assert "mask_share below 1" in error.remedy
+
+
+def test_with_masks_of_every_ref_there_is_nothing_to_label(
+    recipe: Recipe, world: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "all.txt"
+    file.write_text("\n".join(str(one) for one in sorted({e.ref_id for e in entries(world)})))
+    told = apply_overrides(recipe, ["data.mask_share=null", f"data.mask_refs={file}"])
+    error = refused(told, tmp_path, ConfigError, "names every ref of the split train")
+    assert "stages=[rec,res]" in error.remedy
+
+
+def test_outlines_are_not_learned_by_what_writes_boxes(recipe: Recipe, tmp_path: Path) -> None:
+    told = apply_overrides(recipe, ["method.task=rec", "method.task_token=zero"])
+    error = refused(told, tmp_path, ConfigError, "method.task=rec writes boxes")
+    assert "method.task=res" in error.remedy
+
+
+def test_no_pseudo_mask_kept_says_how_to_keep_more(recipe: Recipe, tmp_path: Path) -> None:
+    told = apply_overrides(recipe, ["partial.agree=1e-9"])
+    with pytest.raises(RunError, match="no mask agrees with its box better than 1e-09") as caught:
+        again(told, tmp_path / "run")
+    assert "partial.agree=2e-09" in caught.value.remedy
+    assert f'weights.rec="{tmp_path / "run" / "rec" / "model"}"' in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -245,8 +270,9 @@ def test_a_batch_of_more_than_the_few_is_refused_before_rec(
         full = apply_overrides(recipe, [*told, f"train.batch_size={items}"])
         check_partial(full)
         over = apply_overrides(recipe, [*told, f"train.batch_size={items + 1}"])
+        few = f"{items} samples of the refs whose masks are granted"
         error = refused(
-            over, tmp_path, ConfigError, f"batch_size {items + 1} is more than the {items} samples"
+            over, tmp_path, ConfigError, f"batch_size {items + 1} is more than the {few}"
         )
         assert f"train.batch_size to {items}" in error.remedy
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from refseg.recipes.catalog import get_recipe
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.partial_stages import rec_recipe
 from refseg.recipes.runner import run_recipe
+from refseg.types import Geometry, Prediction
 from studies import (
     partial,
     partial_bounds,
@@ -21,11 +23,14 @@ from studies import (
     partial_pictures,
     partial_pseudo,
     partial_runs,
+    partial_scenes,
     partial_shares,
     partial_task,
 )
 from studies.charts import shares as shares_chart
-from studies.partial_runs import DENSE, FULL, NAIVE, PARTS, Few
+from studies.partial_pictures import Answered
+from studies.partial_runs import DENSE, FULL, NAIVE, PARTS, SCRATCH, Few
+from tests.methods.toy import toy_samples
 from tests.recipes.partial_small import SMALL, settings
 
 pytestmark = pytest.mark.usefixtures("small_world")
@@ -49,7 +54,13 @@ def asked(small_world: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             str(folder / "rec" / "model"),
             shares=(SHARE, 1.0),
             dense_steps=1,
-            overrides=(*changes, "data.per_image=3", "tokens.max_words=12"),
+            overrides=(
+                *changes,
+                "data.per_image=3",
+                "tokens.max_words=12",
+                "tokens.vocabulary=200",
+                "weights.vision=null",
+            ),
             dense_overrides=("train.batch_size=2", "train.warmup=0", "train.workers=0"),
             limit=6,
         )
@@ -62,8 +73,8 @@ def numbers(asked: Few) -> dict[str, Any]:
 
 def test_every_way_is_trained_on_every_share(numbers: dict[str, Any]) -> None:
     found = {(row["variant"], row["share"]) for row in numbers["rows"]}
-    some = {(way, SHARE) for way in (NAIVE, PARTS, FULL, DENSE)}
-    assert found == some | {(way, 1.0) for way in (NAIVE, PARTS, DENSE)}
+    some = {(way, SHARE) for way in (SCRATCH, NAIVE, PARTS, FULL, DENSE)}
+    assert found == some | {(way, 1.0) for way in (SCRATCH, NAIVE, PARTS, DENSE)}
     assert numbers["masks"]["1"] is None
     assert 0 < numbers["masks"][f"{SHARE:g}"] < 100
 
@@ -78,6 +89,10 @@ def test_the_ways_differ_by_what_their_names_say(asked: Few) -> None:
     assert full.stages == ("res", "pseudo", "res_pseudo")
     assert partial_runs.shares_recipe(asked, FULL, 1.0, 3).stages == ("res",)
     dense = partial_runs.shares_recipe(asked, DENSE, SHARE, 3)
+    scratch = partial_runs.shares_recipe(asked, SCRATCH, SHARE, 3)
+    assert scratch.method == naive.method
+    assert (naive.weights.rec, scratch.weights.rec) == (asked.rec, None)
+    assert (dense.data.augment.flip, full.data.augment.flip) == (0.5, 0.5)
     for one in (naive, full, dense):
         assert (one.data.mask_share, one.data.mask_seed, one.train.seed) == (SHARE, 3, 3)
     assert dense.select is None
@@ -96,8 +111,19 @@ def test_recovery_is_a_ratio_of_the_rows(numbers: dict[str, Any]) -> None:
 def test_the_page_and_the_chart_take_what_was_found(numbers: dict[str, Any]) -> None:
     told = partial_page.shares(json.loads(json.dumps(numbers)))
     assert "with [TASK], CCTF, PMCA" in told["table"]
+    assert "boxes of the REC model, filled | 0 %" in told["table"]
+    assert 0 <= numbers["boxes"]["original"]["mIoU"] <= 1
     assert "any (before the filter)" in told["pseudo"]
     assert shares_chart(numbers).startswith(b"\x89PNG")
+
+
+def test_a_model_on_every_split(asked: Few) -> None:
+    model = partial_runs.trained(asked, NAIVE, SHARE, 0).load()
+    found = partial_scenes.run(model, limit=3)
+    told = [(one["data"], one["split"], one["protocol"]) for one in found.numbers["reports"]]
+    assert len(set(told)) == len(told) == 18
+    page = partial_page.scenes(json.loads(json.dumps(found.numbers)))
+    assert page["original"].count("scenes+ testA") == page["crowd"].count("scenes+ testA") == 1
 
 
 def test_task_modes(asked: Few) -> None:
@@ -161,10 +187,36 @@ def test_pictures(asked: Few, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partial_pictures, "SHARE", SHARE)
     found = partial_pictures.run(asked)
     assert set(found.numbers["looks"]) == {NAIVE, PARTS, FULL}
-    for value in found.numbers["looks"].values():
-        assert 0 <= value <= 1
+    assert 0 <= found.numbers["right"] <= found.numbers["n"]
+    assert "spread evenly" in partial_page.pictures(json.loads(json.dumps(found.numbers)))["looks"]
     assert "partial-points.png" in found.pictures  # the others need answers that are not bad
     assert all(png.startswith(b"\x89PNG") for png in found.pictures.values())
+
+
+def test_where_attention_lies_is_counted_of_right_answers() -> None:
+    """By hand: two pictures, of which both models answer the first; all attention on one pixel."""
+    mask = np.zeros((16, 16), bool)
+    mask[6:10, 6:10] = True
+    sample = replace(toy_samples(1)[0], mask=mask)
+    geometry = Geometry((16, 16), (16, 16), (1.0, 1.0))
+
+    def one(place: tuple[int, int], iou: float) -> Answered:
+        looked = np.zeros((3, 16, 16), np.float32)
+        looked[:, place[0], place[1]] = 2.0
+        return Answered(sample, Prediction(mask, 1.0, geometry), looked, iou)
+
+    found = partial_pictures.attention(
+        {NAIVE: [one((0, 0), 0.9), one((7, 7), 0.9)], PARTS: [one((7, 7), 0.6), one((7, 7), 0.4)]}
+    )
+    assert found["right"] == 1
+    assert found["looks"] == {NAIVE: 0.0, PARTS: 1.0}
+    assert found["border"] == {NAIVE: 1.0, PARTS: 0.0}
+    assert found["even"] == {"looks": 1 / 16, "border": pytest.approx(1 - (12 / 16) ** 2)}
+
+
+def test_every_study_has_words_and_a_function() -> None:
+    assert partial.STUDIES.keys() == partial.ABOUT.keys()
+    assert all(callable(one) for one in partial.STUDIES.values())
 
 
 def test_the_command_is_told_without_places() -> None:

@@ -67,6 +67,9 @@ class SequenceConfig(MethodConfig):
     learning (SeqTR: 0.2 on RefCOCO+ and RefCOCOg; Partial-RES: 0).
     sines: the table of coordinates begins as sines, so that neighbours are alike (False: the
     papers' random numbers).
+    jitter: while learning, the outline's coordinates that go in are off by a Gaussian of so many
+    bins, as a whole and each apart; those that are asked for stay true (0: the papers, which let
+    the true ones in). What learns to go on from true points drifts with its own.
     constrained: decoding allows END after three whole points and never instead of a y; False is
     the papers' form, where it may come at any step and what is cut off is dropped.
     """
@@ -77,6 +80,7 @@ class SequenceConfig(MethodConfig):
     bin_centre: bool = True
     shuffle: float = Field(default=0.0, ge=0, le=1)
     sines: bool = False
+    jitter: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     constrained: bool = True
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from refseg.methods.partial_res.config import PartialResConfig
 from refseg.methods.partial_res.generate import Written
+from refseg.methods.partial_res.loss import surest
 from refseg.ops.contours import dequantise, fill_polygon
 from refseg.types import Geometry, Prediction
 
@@ -37,11 +38,17 @@ def predictions(
 
 
 def scores_of(written: Written, config: PartialResConfig) -> NDArray[np.float64]:
-    """[B] geometric mean of the probabilities of what was written, END apart; 0 for nothing."""
+    """[B] geometric mean of the probabilities of what was written, END apart; 0 for nothing.
+
+    With `loss.spread` the true coordinate is asked to share its mass with its neighbours; the mean
+    is then told as a share of the most that can be learned, 1 at most.
+    """
     coordinate = written.tokens < config.sequence.bins
     logs = written.chances.double().clamp(min=1e-12).log() * coordinate
     count = coordinate.sum(dim=1)
     mean = (logs.sum(dim=1) / count.clamp(min=1)).exp()
+    if config.loss.spread:
+        mean = (mean / surest(config.loss, config.sequence.bins + 1)).clamp(max=1.0)
     scores: NDArray[np.float64] = torch.where(count > 0, mean, 0.0).cpu().numpy()
     return scores
 

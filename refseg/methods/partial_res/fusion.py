@@ -23,7 +23,8 @@ GROUPS = 8
 class Levels(nn.Module):
     """A backbone behind one face: images [I, 3, H, W] -> maps [I, C, ceil(H / s), ceil(W / s)].
 
-    strides: of the levels that are given, finest first. frozen: a Swin keeps its weights.
+    strides: of the levels that are given, finest first. frozen: a Swin keeps its weights. Stages
+    of a Swin behind the last level that is given are neither run nor trained.
     """
 
     def __init__(
@@ -43,12 +44,19 @@ class Levels(nn.Module):
         self.frozen = frozen and swin
         if self.frozen:
             self.backbone.requires_grad_(False)
+        if isinstance(self.backbone, SwinPyramid):
+            self.backbone.rest(self.places[-1] + 1)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         with torch.no_grad() if self.frozen else nullcontext():
-            found = self.backbone(images)
-        maps = [tokens_to_map(*level) if isinstance(level, tuple) else level for level in found]
+            maps = self._maps(images)
         return [maps[place] for place in self.places]
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        if isinstance(self.backbone, SwinPyramid):
+            return [tokens_to_map(*level) for level in self.backbone(images, self.places[-1] + 1)]
+        found: list[Tensor] = self.backbone(images)
+        return found
 
 
 class BottomUp(nn.Module):

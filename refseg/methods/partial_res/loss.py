@@ -41,6 +41,12 @@ def neighbours(ids: int, spread: float) -> Tensor:
     return table / table.sum(dim=1, keepdim=True)
 
 
+def surest(config: LossConfig, ids: int) -> float:
+    """The probability of the true coordinate in what the loss asks for: no more can be learned."""
+    near = float(neighbours(ids, config.spread)[ids // 2, ids // 2]) if config.spread else 1.0
+    return (1 - config.smoothing) * near + config.smoothing / ids
+
+
 def inside_loss(logits: Tensor, covered: Tensor, weights: Tensor, known: Tensor) -> Tensor:
     """Mean over cells of the cross-entropy between logits and `Grid.covered`, [B, H, W] both."""
     asked = torch.nan_to_num(covered)

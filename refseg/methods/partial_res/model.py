@@ -42,7 +42,7 @@ from refseg.methods.partial_res.generate import Written, generate
 from refseg.methods.partial_res.loss import inside_loss, sequence_loss
 from refseg.methods.partial_res.modulation import PointModulation
 from refseg.methods.partial_res.places import Grid, extents, sine_positions, valid_cells
-from refseg.methods.partial_res.sequence import targets
+from refseg.methods.partial_res.sequence import jittered, targets
 from refseg.methods.partial_res.start import Taken, take_over
 from refseg.methods.partial_res.transformer import EncoderLayer, Memory, hiding
 from refseg.nn.gru import GruTextConfig, GruWords, max_over_words
@@ -184,7 +184,7 @@ class PartialRes(nn.Module):
         # torch's generator is seeded for every step, so the order resumes with the run.
         rng = np.random.default_rng(int(torch.randint(2**31, ()))) if shuffle else None
         wanted = targets(batch, self.config, rng)
-        logits = self.decoder(outputs.memory, outputs.grid, wanted.tokens)
+        logits = self.decoder(outputs.memory, outputs.grid, self._given(wanted.tokens))
         terms = sequence_loss(logits, wanted, self.config.loss, batch.weights)
         if self.inside is None or batch.boxes is None:
             return terms
@@ -192,6 +192,13 @@ class PartialRes(nn.Module):
         inside = inside_loss(asked, outputs.grid.covered(batch.boxes), batch.weights, wanted.known)
         total = terms["total"] + self.config.loss.inside * inside
         return {**terms, "inside": inside, "total": total}
+
+    def _given(self, tokens: Tensor) -> Tensor:
+        """What goes into the decoder: true coordinates, or while learning ones nearby."""
+        sequence = self.config.sequence
+        if not (self.training and sequence.jitter):
+            return tokens
+        return jittered(tokens, self.decoder.layout, sequence.bins, sequence.jitter)
 
     def loss_weight(self, batch: Batch) -> float:
         """What a batch's mean runs over: the weights of the rows whose labels are known."""

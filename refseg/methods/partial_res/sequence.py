@@ -88,6 +88,29 @@ def targets(
     )
 
 
+def jittered(tokens: Tensor, layout: Layout, bins: int, spread: float) -> Tensor:
+    """Coordinates [B, L]; those of outlines are moved by Gaussian noise of `spread` bins.
+
+    Two draws of torch's generator: one move of all of a row's x and one of all its y, and one of
+    each coordinate. The result stays in 0 .. bins - 1; END stays END.
+    """
+    return torch.cat(
+        [
+            part if part.shape[1] == CORNERS else _moved(part, bins, spread)
+            for part in layout.split(tokens)
+        ],
+        dim=1,
+    )
+
+
+def _moved(outline: Tensor, bins: int, spread: float) -> Tensor:
+    rows, count = outline.shape
+    whole = torch.randn(rows, 2, device=outline.device).repeat(1, count // 2)
+    each = torch.randn(rows, count, device=outline.device)
+    moved = outline + (spread * (whole + each)).round().long()
+    return torch.where(outline < bins, moved.clamp(0, bins - 1), outline)
+
+
 def token_weights(wanted: Tensor, config: PartialResConfig) -> Tensor:
     """[B, T] float32: END counts little in "res", the first coordinate more in the others."""
     loss: LossConfig = config.loss

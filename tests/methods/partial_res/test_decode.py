@@ -15,9 +15,10 @@ from torch import Tensor
 
 from refseg.data.transforms import PreprocessConfig
 from refseg.methods.partial_res import PartialResConfig
-from refseg.methods.partial_res.config import SequenceConfig
+from refseg.methods.partial_res.config import LossConfig, SequenceConfig
 from refseg.methods.partial_res.decode import points_of, predictions, scores_of
 from refseg.methods.partial_res.generate import Written
+from refseg.methods.partial_res.loss import neighbours, surest
 from refseg.ops.masks import box_mask, decode_segmentation
 from refseg.ops.rle import rle_decode
 from refseg.types import Geometry, Prediction
@@ -215,6 +216,20 @@ def test_the_score_is_the_geometric_mean_of_what_was_written() -> None:
     assert found[2] == pytest.approx(float(chances[2].double().prod() ** (1 / 10)))
     nothing = scores_of(Written(tokens, torch.zeros(3, 10), torch.zeros(3, 4, 10, 7)), config())
     assert np.isfinite(nothing).all()
+
+
+def test_a_score_of_1_is_as_sure_as_the_loss_lets_one_be() -> None:
+    """Mass that the targets give to neighbours is no doubt."""
+    own = config()
+    own = own.model_copy(update={"loss": LossConfig(spread=1.5, smoothing=0.1)})
+    ids = own.sequence.bins + 1
+    true = ids // 2
+    target = 0.9 * neighbours(ids, 1.5)[true] + 0.1 / ids
+    assert surest(own.loss, ids) == pytest.approx(float(target[true]))
+    tokens = torch.tensor([padded([1, 2, 3, 4, 5, 6])])
+    for chance, score in ((surest(own.loss, ids), 1.0), (surest(own.loss, ids) / 2, 0.5), (1, 1)):
+        row = Written(tokens, torch.full((1, 10), float(chance)), torch.zeros(1, 4, 10, 7))
+        assert scores_of(row, own)[0] == pytest.approx(score)
 
 
 def test_the_map_is_where_it_looked_in_the_image() -> None:

@@ -11,7 +11,14 @@ import torch
 
 from refseg.methods.partial_res import PartialRes, PartialResConfig
 from refseg.methods.partial_res.config import SequenceConfig
-from refseg.methods.partial_res.sequence import Layout, Targets, contour_tokens, shuffled, targets
+from refseg.methods.partial_res.sequence import (
+    Layout,
+    Targets,
+    contour_tokens,
+    jittered,
+    shuffled,
+    targets,
+)
 from refseg.ops.contours import outer_contour
 from refseg.types import Batch, Geometry
 from tests.methods.toy import TOYS, rows_of, toy_batch, toy_method, toy_samples
@@ -116,6 +123,27 @@ def test_what_goes_in_is_what_was_asked_for_before() -> None:
     expected = torch.cat([parts[0], ends, parts[1], ends], dim=1)
     assert torch.equal(found.wanted, expected)
     assert found.wanted.shape[1] == method.config.length
+
+
+def test_outlines_that_go_in_are_moved_and_boxes_are_not() -> None:
+    """Against a loop over rows and coordinates, with the same draws."""
+    rows, points, bins, spread = 5, 4, 50, 3.0
+    layout = Layout((4, 2 * points))
+    tokens = torch.randint(0, bins, (rows, 4 + 2 * points))
+    tokens[2, 9:] = bins
+    torch.manual_seed(7)
+    found = jittered(tokens, layout, bins, spread)
+    torch.manual_seed(7)
+    whole, each = torch.randn(rows, 2), torch.randn(rows, 2 * points)
+    expected = tokens.tolist()
+    for row in range(rows):
+        for place in range(2 * points):
+            was = expected[row][4 + place]
+            if was != bins:
+                move = spread * (whole[row, place % 2] + each[row, place])
+                expected[row][4 + place] = min(max(was + round(float(move)), 0), bins - 1)
+    assert found.tolist() == expected
+    assert (found != tokens).any()
 
 
 def test_the_far_edge_is_in_the_last_bin() -> None:
