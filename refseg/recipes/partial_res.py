@@ -253,8 +253,8 @@ def partial_res_scenes() -> Recipe:
     four encoder layers 128 wide; 128 bins, one a pixel; the backbone rests in RES; mirrored images
     with mirrored words; and what makes 250,000 expressions do where the papers see millions
     (docs/decisions/0032): `fusion.normed`, `transformer.placed`, `sequence.sines`, `loss.spread`,
-    in RES `sequence.jitter` and in REC `loss.inside`. It learns from 12,000 images of its own (seed 1) in all three styles,
-    of which none is in the standard `scenes`.
+    in RES `sequence.jitter` and in REC `loss.inside`. It learns from 12,000 images of its own
+    (seed 1) in all three styles, of which none is in the standard `scenes`.
     """
     return Recipe(
         name="partial_res_scenes",
