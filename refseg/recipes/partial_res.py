@@ -289,7 +289,7 @@ def partial_res_scenes() -> Recipe:
         preprocess=PreprocessConfig(size=128),
         tokens=TokenConfig(vocabulary=600, max_words=24),
         weights=WeightsConfig(vision="swin-scenes"),
-        train=_small(steps=500, lr=5e-4),
+        train=_small(steps=1_000, lr=5e-4),
         select=None,
         stages=STAGES,
         partial=PartialConfig(rec=_small(steps=3_200, lr=5e-4)),
