@@ -7,7 +7,8 @@
 Compared in turn, run by run, after both forms were seen to give the same:
 - outlines: points of a mask, and the mask of points, against NumPy and plain Python;
 - decoding: every key kept, against the whole prefix read anew for each coordinate (the papers');
-- content: what coordinates bring, one gather against a loop (the papers').
+- content: what coordinates bring, one gather against a loop (the papers');
+- labelling: pseudo masks of pictures by `refseg label`, against one expression at a time.
 Weights and memories are random.
 """
 

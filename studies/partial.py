@@ -25,7 +25,7 @@ from studies.command import Studied, carry_out, positive, told
 from studies.partial_runs import Few
 
 ABOUT = {
-    "scenes": "the bundled model on every split of the rendered world",
+    "scenes": "a model of few masks on every split of the rendered world",
     "shares": "mIoU by the share of masks given, with and without each part; trains",
     "rpp": "pseudo masks on and off with the fewest masks, paired seeds; trains",
     "task": "the modes of [TASK] with all masks (supplement, Table 1); trains",
@@ -43,7 +43,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def command(parsed: argparse.Namespace) -> str:
     """What makes this study's result again, without anything that names a machine."""
-    needed = {"bounds": ["--real", ".", "--photos", "."], "scenes": []}
+    needed = {"bounds": ["--real", ".", "--photos", "."], "scenes": ["--model", "."]}
     least = needed.get(parsed.study, ["--rec", "."])
     own = _parser().parse_args([parsed.study, *least])
     return told("studies.partial", own, parsed, parsed.study)
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         study.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
         if name not in ("bounds", "scenes"):
             _training_options(study)
-    one["scenes"].add_argument("--model", default="partial-res-scenes", help="name or folder")
+    one["scenes"].add_argument("--model", required=True, help="name or folder")
     for name in ("shares", "rpp"):
         one[name].add_argument(
             "--again-steps", type=positive, help="of RES on true and pseudo masks"

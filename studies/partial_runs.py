@@ -84,12 +84,12 @@ def shares_recipe(asked: Few, variant: str, share: float, seed: int) -> Recipe:
         steps = asked.dense_steps or asked.steps or get_recipe(RECIPE).train.steps
         settings += ["data.evaluate=null", "select=null", f"train.steps={steps}", *SHOWN_ALIKE]
         return _with(DENSE_RECIPE, [*settings, *asked.dense_overrides])
-    stages = "[res,pseudo,res_pseudo]" if variant == FULL and share < 1 else "[res]"
-    settings += [f"stages={stages}", *(ALL_OFF if variant in (SCRATCH, NAIVE) else ())]
     if variant == SCRATCH:
         encoder = get_recipe(RECIPE).weights.vision
-        settings.append("stages=[train]")
-        return _with(RECIPE, [*settings, *_started(asked, rec="null", vision=encoder)])
+        started = _started(asked, rec="null", vision=encoder)
+        return _with(RECIPE, [*settings, "stages=[train]", *ALL_OFF, *started])
+    stages = "[res,pseudo,res_pseudo]" if variant == FULL and share < 1 else "[res]"
+    settings += [f"stages={stages}", *(ALL_OFF if variant == NAIVE else ())]
     return _with(RECIPE, [*settings, *_started(asked)])
 
 

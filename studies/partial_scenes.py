@@ -1,4 +1,4 @@
-"""Study "scenes": the bundled model for a few masks on every split of the rendered world."""
+"""Study "scenes": a model that learned from few masks on every split of the rendered world."""
 
 from __future__ import annotations
 

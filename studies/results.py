@@ -254,7 +254,7 @@ COMMANDS = {
     "mutual_scenes": "python -m studies.mutual scenes --judge RUN --run RUN",
     "mutual_ablation-parts": "python -m studies.mutual ablation --table parts --seeds 0 1 2",
     "mutual_ablation-written": "python -m studies.mutual ablation --table written --seeds 0 1 2",
-    "partial_scenes": "python -m studies.partial scenes",
+    "partial_scenes": "python -m studies.partial scenes --model MODEL",
     "partial_shares": "python -m studies.partial shares --rec MODEL",
     "partial_rpp": "python -m studies.partial rpp --rec MODEL --seeds 0 1 2",
     "partial_task": "python -m studies.partial task --rec MODEL --seeds 0 1 2",

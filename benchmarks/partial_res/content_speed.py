@@ -1,7 +1,5 @@
 """What coordinates bring (CCTF): means of lines once and one gather, beside a loop in Python.
 
-    python benchmarks/partial_res/content_speed.py [--runs 7]
-
 The loop is the papers': for every expression and every coordinate, a line of cells is cut out and
 averaged. Training size: 64 expressions, 12 points, 20 x 20 cells, 256 wide, 1000 bins. Before
 anything is timed, both must give the same, and the same gradients.
@@ -9,16 +7,11 @@ anything is timed, both must give the same, and the same gradients.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.mutual.measuring import Table, compared, quietly, same
 from refseg.methods.partial_res.content import Content
@@ -92,20 +85,3 @@ def learned(form: Form, memory: Tensor, tokens: Tensor, pull: Tensor) -> Tensor:
     (form(own, tokens) * pull).sum().backward()
     assert own.grad is not None
     return own.grad
-
-
-def lines(tables: Mapping[str, Table]) -> list[str]:
-    """The tables as text, a line each."""
-    found = []
-    for title, table in tables.items():
-        found += ["", f"{title}\n{'':36}{'median ms':>10}{'a second':>10}{'x as fast':>10}"]
-        for name, row in table.items():
-            numbers = f"{row['ms']:10.2f}{row['per_second']:10,.0f}{row['as_fast']:10.2f}"
-            found.append(f"  {name:34}{numbers}")
-    return found[1:]
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=7, help="timed runs of each form")
-    print("\n".join(lines(content(parser.parse_args().runs))))

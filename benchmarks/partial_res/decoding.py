@@ -1,7 +1,5 @@
 """Writing 12 points: every key kept, beside the whole prefix read anew at every step.
 
-    python benchmarks/partial_res/decoding.py [--runs 5]
-
 A decoder with random weights that never ends early, at the sizes of `partial_res_scenes` and of
 the paper (the memory is random, too: what an image costs is not measured). The slow form is the
 papers': all of the prefix goes through all layers for each coordinate, and the memory's keys and
@@ -11,16 +9,10 @@ is timed, all must write the same tokens with the same probabilities.
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.mutual.measuring import Table, compared, gmacs, quietly, same
 from refseg.methods.partial_res.config import PartialResConfig
@@ -107,21 +99,3 @@ def forgetful(layer: LayerState) -> LayerState:
     state = object.__new__(LayerState)
     state.__dict__ = {**layer.__dict__, "own": None}
     return state
-
-
-def lines(tables: Mapping[str, Table]) -> list[str]:
-    """The tables as text, a line each."""
-    found = []
-    for title, table in tables.items():
-        heads = f"{'median ms':>10}{'a second':>10}{'x as fast':>10}{'GMACs':>10}"
-        found += ["", f"{title}\n{'':40}{heads}"]
-        for name, row in table.items():
-            numbers = f"{row['ms']:10.1f}{row['per_second']:10,.1f}{row['as_fast']:10.2f}"
-            found.append(f"  {name:38}{numbers}{row['gmacs']:10.4g}")
-    return found[1:]
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=5, help="timed runs of each form")
-    print("\n".join(lines(decoding(parser.parse_args().runs))))

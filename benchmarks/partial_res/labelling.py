@@ -1,4 +1,4 @@
-"""Pseudo-labelling: expressions a second, by the sizes of `partial_res_scenes`, one core.
+"""Pseudo-labelling: expressions a second, by the sizes of `partial_res_scenes`.
 
 Against asking one expression at a time with its own image, as a loop over a data set does.
 """
@@ -70,11 +70,3 @@ def _label(place: Path) -> None:
             split=SPLIT, per_ref=True, agree=3.0, limit=PICTURES,
         )  # fmt: skip
         label(options, workers=1)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    for title, table in labelling().items():
-        print(title)
-        for name, row in table.items():
-            print(f"  {name}: {row['ms']:.0f} ms, {row['per_second']:.0f}/s, {row['as_fast']:.1f}x")

@@ -1,7 +1,5 @@
 """Outlines of masks and masks of outlines, each beside a twin in NumPy and plain Python.
 
-    python benchmarks/partial_res/outlines.py [--runs 7]
-
 The twins are a Moore border tracing, which also tells the sides that it turns past, and an even-odd
 scanline fill. Before anything is timed, outlines must be equal, vertex for vertex, and so must
 masks filled from whole outlines; of polygons with few points, whose slanted sides COCO's rasteriser
@@ -10,16 +8,11 @@ rounds its own way, masks must agree by an IoU of 0.97 each.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.mutual.measuring import Table, compared
 from refseg.ops.contours import Points, fill_polygon, outer_contour, sample_uniform
@@ -155,20 +148,3 @@ def scanned(points: Points, hw: tuple[int, int]) -> Mask:
     flips = np.bincount(row * (width + 1) + columns, minlength=height * (width + 1))
     odd: Mask = np.cumsum(flips.reshape(height, -1), axis=1)[:, :width] % 2 > 0
     return odd
-
-
-def lines(tables: Mapping[str, Table]) -> list[str]:
-    """The tables as text, a line each."""
-    found = []
-    for title, table in tables.items():
-        found += ["", f"{title}\n{'':36}{'median ms':>10}{'a second':>10}{'x as fast':>10}"]
-        for name, row in table.items():
-            numbers = f"{row['ms']:10.3f}{row['per_second']:10,.0f}{row['as_fast']:10.2f}"
-            found.append(f"  {name:34}{numbers}")
-    return found[1:]
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=7, help="timed runs of each form")
-    print("\n".join(lines(outlines(parser.parse_args().runs))))

@@ -120,9 +120,9 @@ def _check_rest(recipe: Recipe) -> None:
     data = open_split(boxes, boxes.data.train)
     if {data.entry(row).ref_id for row in range(len(data))} <= masked_refs(recipe).ref_ids:
         raise ConfigError(
-            f"recipe {recipe.name}: data.mask_refs={recipe.data.mask_refs} names every ref of the "
-            f'split {recipe.data.train}, and the stage "pseudo" labels the others',
-            remedy="name fewer refs, or set stages=[rec,res]",
+            f"recipe {recipe.name}: masks are granted for every ref of the split "
+            f'{recipe.data.train}, and the stage "pseudo" labels the others',
+            remedy="grant fewer (data.mask_share, data.mask_refs), or set stages=[rec,res]",
         )
 
 

@@ -127,7 +127,7 @@ def test_with_masks_of_every_ref_there_is_nothing_to_label(
     file = tmp_path / "all.txt"
     file.write_text("\n".join(str(one) for one in sorted({e.ref_id for e in entries(world)})))
     told = apply_overrides(recipe, ["data.mask_share=null", f"data.mask_refs={file}"])
-    error = refused(told, tmp_path, ConfigError, "names every ref of the split train")
+    error = refused(told, tmp_path, ConfigError, "granted for every ref of the split train")
     assert "stages=[rec,res]" in error.remedy
 
 
