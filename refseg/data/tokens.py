@@ -13,11 +13,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from refseg.errors import ExpressionError, ModelError
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CLIP_SPECIALS = ("<|startoftext|>", "<|endoftext|>")
 MAX_CHARACTERS = 1000
 _HYPHEN = re.compile(r"(?<=\w) - (?=\w)")
 _ENDING = re.compile(r"(?<=\w) ' (?=(?:s|t|d|m|re|ve|ll)\b)|(?<=\bo) ' (?=\w)")
@@ -34,15 +43,18 @@ class Encoded:
 
 
 class WordTokenizer:
-    """WordPiece with [CLS] first and [SEP] last. max_words counts both."""
+    """WordPiece with [CLS] first and [SEP] last, or CLIP's byte pairs between its own two.
+
+    max_words counts both.
+    """
 
     def __init__(self, tokenizer: Tokenizer, max_words: int) -> None:
         self.tokenizer = tokenizer
         self.max_words = max_words
-        _need_specials(tokenizer.get_vocab())
+        self._clip = _need_specials(tokenizer.get_vocab())
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        self._end = _token_id(tokenizer, "[SEP]")
+        self._end = _token_id(tokenizer, CLIP_SPECIALS[1] if self._clip else "[SEP]")
 
     @property
     def vocab_size(self) -> int:
@@ -52,7 +64,7 @@ class WordTokenizer:
     def encode(self, texts: Sequence[str], *, pad_to: int | None = None) -> Encoded:
         """Token ids of `texts`, padded to the longest (or to `pad_to`, at most max_words).
 
-        A longer text keeps its first words and its [SEP]. Raises ExpressionError for a text
+        A longer text keeps its first words and its end. Raises ExpressionError for a text
         without words or with more than 1,000 characters.
         """
         rows = [e.ids for e in self.tokenizer.encode_batch([clean(text) for text in texts])]
@@ -78,28 +90,40 @@ class WordTokenizer:
 
     def knows(self, text: str) -> bool:
         """Whether any word of the text is known, or a piece of one."""
-        return not {*self.pieces(text)} <= {*SPECIALS}
+        return not {*self.pieces(text)} <= {*SPECIALS, *CLIP_SPECIALS}
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of word pieces, special tokens left out: "##" joins a piece to the one before,
-        a hyphen between letters both sides ("t-shirt"), an apostrophe the word before and an
-        ending behind it ("man's", "yankees' cap").
+        """The text of word pieces, special tokens left out: "##" joins a piece to the one before
+        (CLIP's end a word with "</w>"), a hyphen between letters both sides ("t-shirt"), an
+        apostrophe the word before and an ending behind it ("man's", "yankees' cap").
+
+        Without the padding: CLIP has no piece for it, id 0 is a letter.
         """
         pieces = [self.tokenizer.id_to_token(int(i)) or "[UNK]" for i in ids]
-        words: list[str] = []
-        for piece in pieces:
-            if piece in SPECIALS:
-                continue
-            if piece.startswith("##") and words:
-                words[-1] += piece[2:]
-            else:
-                words.append(piece.removeprefix("##"))
+        pieces = [piece for piece in pieces if piece not in (*SPECIALS, *CLIP_SPECIALS)]
+        words = _clip_words(pieces) if self._clip else _words(pieces)
         text = _HYPHEN.sub("-", " ".join(words))
         return _APOSTROPHE.sub("'", _ENDING.sub("'", text))
 
     def save(self, path: Path) -> None:
         """Write `tokenizer.json`."""
         path.write_text(self.tokenizer.to_str(pretty=True), encoding="utf-8")
+
+
+def _words(pieces: list[str]) -> list[str]:
+    words: list[str] = []
+    for piece in pieces:
+        if piece.startswith("##") and words:
+            words[-1] += piece[2:]
+        else:
+            words.append(piece.removeprefix("##"))
+    return words
+
+
+def _clip_words(pieces: list[str]) -> list[str]:
+    """CLIP's pieces are spelled in bytes, each as a letter of its own."""
+    text = str(decoders.ByteLevel().decode(pieces))
+    return text.replace("</w>", " ").replace(" '", "'").split()
 
 
 def clean(text: str) -> str:
@@ -167,12 +191,17 @@ def train_wordpiece(texts: Iterable[str], *, size: int, max_words: int) -> WordT
     return wordpiece([*SPECIALS, *learned], max_words)
 
 
-def _need_specials(vocabulary: Container[str]) -> None:
+def _need_specials(vocabulary: Container[str]) -> bool:
+    """Whether a vocabulary is CLIP's. Raises ModelError for one that is neither that nor BERT's."""
+    if all(special in vocabulary for special in CLIP_SPECIALS):
+        return True
     missing = [special for special in SPECIALS[:4] if special not in vocabulary]
     if missing:
         raise ModelError(
-            f"vocabulary lacks {', '.join(missing)}", remedy="use a BERT vocabulary as published"
+            f"vocabulary lacks {', '.join(missing)}",
+            remedy="use the vocabulary of BERT, or the tokenizer.json of CLIP, as published",
         )
+    return False
 
 
 def _bert_like(tokenizer: Tokenizer) -> Tokenizer:
