@@ -129,6 +129,7 @@ class Sample:
     annotated in the image, where the data set was opened with it; target: the row in `objects`
     that is meant, None if that is no single one of them. pseudo: a model wrote the text. A data
     set opened without pixels gives an empty image [H, W, 0] of the size that its annotations state.
+    negatives: texts about something else, where a method learns from what is not meant.
     """
 
     key: str
@@ -146,6 +147,7 @@ class Sample:
     objects: Objects | None = None
     target: int | None = None
     pseudo: bool = False
+    negatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,9 @@ class Batch:
     for; targets: [B] int64, the object that expression b means, -1 for none of them. pseudo: [B]
     bool, the expressions that a model wrote, None if people wrote all. Without pixels `images` is
     [I, 3, 0, 0]; so it is where the method makes its net images itself, of originals: the I images
-    [H, W, 3] uint8 RGB in px, else None.
+    [H, W, 3] uint8 RGB in px, else None. negatives: [B, n, T'] int64 token ids of n texts about
+    something else for each expression, negative_mask: [B, n, T'] bool, True on real tokens; None
+    where none were asked for.
     """
 
     images: torch.Tensor
@@ -203,6 +207,8 @@ class Batch:
     targets: torch.Tensor | None = None
     pseudo: torch.Tensor | None = None
     originals: tuple[NDArray[np.uint8], ...] | None = None
+    negatives: torch.Tensor | None = None
+    negative_mask: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)

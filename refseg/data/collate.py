@@ -27,7 +27,7 @@ def collate(
     share_images: samples with one image_id, the same pixels and the same objects share one row of
     `images` (where augmentation does not make them differ). Images without pixels, [H, W, 0],
     give `images` [I, 3, 0, 0], and so do those that are left whole (see `Batch`).
-    Raises ValueError when some samples have objects and some not.
+    Raises ValueError when some samples have objects and some not, or other numbers of negatives.
     """
     image_of, rows = _image_rows(samples, share_images)
     pictures = [samples[row].image for row in rows]
@@ -37,6 +37,7 @@ def collate(
     masks, known = _masks(samples, per_sample)
     objects = _objects([samples[row].objects for row in rows], geometry)
     targets = [-1 if sample.target is None else sample.target for sample in samples]
+    negatives, negative_mask = _negatives(samples, tokenizer)
     return Batch(
         images=images,
         image_of=torch.tensor(image_of),
@@ -62,6 +63,8 @@ def collate(
             else None
         ),
         originals=_whole(pictures, preprocess),
+        negatives=negatives,
+        negative_mask=negative_mask,
     )
 
 
@@ -193,6 +196,23 @@ def normalise(images: NDArray[np.uint8], preprocess: PreprocessConfig) -> torch.
 def place_mask(mask: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.float32]:
     """Nearest-resized mask [H, W] px -> [h, w] float32 net, zero on padding."""
     return mask_in_net(mask, geometry).astype(np.float32)
+
+
+def _negatives(
+    samples: Sequence[Sample], tokenizer: WordTokenizer
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """[B, n, T] ids of the negatives and their mask; None if there are none."""
+    texts = [text for sample in samples for text in sample.negatives]
+    if not texts:
+        return None, None
+    if len({len(sample.negatives) for sample in samples}) > 1:
+        raise ValueError("some samples have more negatives than others")
+    encoded = tokenizer.encode(texts)
+    shape = (len(samples), -1, encoded.words.shape[1])
+    return (
+        torch.from_numpy(encoded.words).view(shape),
+        torch.from_numpy(encoded.mask).view(shape),
+    )
 
 
 def _masks(

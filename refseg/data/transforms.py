@@ -128,6 +128,7 @@ def flip(sample: Sample) -> Sample:
         mask=None if sample.mask is None else np.ascontiguousarray(sample.mask[:, ::-1]),
         box_xyxy=box,
         text=swap_left_right(sample.text),
+        negatives=tuple(map(swap_left_right, sample.negatives)),
         objects=None if sample.objects is None else flip_objects(sample.objects, width),
     )
 
