@@ -11,6 +11,8 @@ from refseg.errors import UnknownName
 METHODS = {
     "mutual": ("refseg.methods.mutual", "Mutual", "MutualConfig"),
     "partial_res": ("refseg.methods.partial_res", "PartialRes", "PartialResConfig"),
+    "tris": ("refseg.methods.tris", "Tris", "TrisConfig"),
+    "tris_response": ("refseg.methods.tris", "TrisResponse", "TrisResponseConfig"),
     "vega": ("refseg.methods.vega", "Vega", "VegaConfig"),
 }
 

@@ -16,11 +16,17 @@ from refseg.errors import ConfigError, LabelsError
 from refseg.method import MethodConfig
 from refseg.methods import method_types
 from refseg.methods.mutual.config import MutualConfig, PolicyConfig
+from refseg.methods.tris.config import TrisResponseConfig
+from refseg.methods.tris.edges import EdgeNetConfig
+from refseg.methods.tris.refine import RefineSettings
+from refseg.methods.tris.seeds import SeedConfig
 from refseg.train.config import TrainConfig
 from refseg.types import Labels
 
 #: Metric of training-time evaluation -> the labels it looks at.
-METRIC_LABELS = {"mIoU": "mask", "oIoU": "mask", "Pr@0.5": "mask", "REC@0.5": "box"}
+METRIC_LABELS = {
+    "mIoU": "mask", "oIoU": "mask", "Pr@0.5": "mask", "REC@0.5": "box", "margin": "text"
+}  # fmt: skip
 
 
 class Part(BaseModel):
@@ -48,6 +54,8 @@ class DataConfig(Part):
     mask_share: masks are granted for this share of the training objects alone, drawn once by
     mask_seed; mask_refs: a file of the refs that have them, instead. What learns from masks then
     sees these refs alone, and no mask of the split that is evaluated on.
+    negatives: texts about something else that come with each expression, of the same image first
+    (tris_response learns from them).
     """
 
     name: str = "scenes"
@@ -69,6 +77,7 @@ class DataConfig(Part):
     mask_share: float | None = Field(default=None, gt=0, le=1)
     mask_seed: int = Field(default=0, ge=0)
     mask_refs: str | None = None
+    negatives: int = Field(default=0, ge=0)
     augment: AugmentConfig = AugmentConfig()
 
     @property
@@ -109,6 +118,8 @@ class WeightsConfig(Part):
     the hub's format (bundled: "swin-scenes", "bert-scenes", "proposals-scenes"); proposals is a
     whole Mask2Former, its backbone included. rec: a REC model of the method partial_res, whose word
     pieces and weights a RES model of it takes over where both have them (the stage "res").
+    calibrator: a frozen image-text pair that judges response maps, trained by nothing (tris).
+    edges: what the network that finds edges sees by, frozen too (the stage "edges" of tris).
     """
 
     model: str | None = None
@@ -116,6 +127,8 @@ class WeightsConfig(Part):
     text: str | None = None
     proposals: str | None = None
     rec: str | None = None
+    calibrator: str | None = None
+    edges: str | None = None
 
 
 class DisambiguationConfig(Part):
@@ -177,12 +190,34 @@ class PartialConfig(Part):
     again_steps: int | None = Field(default=None, ge=1)
 
 
+class TrisPart(Part):
+    """The stages "respond", "select", "edges" and "refine" of tris.
+
+    response, train: step 1's method and training. choice: which map of a ref's sentences is kept,
+    the best by the calibrator ("prms") or the first's. smooth: how seeds keep to the image's
+    outlines: a fully connected CRF by "pydensecrf2" (the papers' package, the extra `crf`) or by
+    "lattice" (the same equation without it), or "none". seeds, edges, edges_train, edge_refs: what
+    edges are learned from and how, by so many refs drawn once by the run's seed (None: all).
+    refine: the walk and its threshold.
+    """
+
+    response: TrisResponseConfig
+    train: TrainConfig
+    edges_train: TrainConfig
+    choice: Literal["prms", "first"] = "prms"
+    smooth: Literal["pydensecrf2", "lattice", "none"] = "pydensecrf2"
+    seeds: SeedConfig = SeedConfig()
+    edges: EdgeNetConfig = EdgeNetConfig()
+    edge_refs: int | None = Field(default=None, ge=1)
+    refine: RefineSettings = RefineSettings()
+
+
 class Recipe(Part):
     """One row to reproduce. method: the configuration of the method `method_name`.
 
     select: the metric on `data.evaluate` that picks the exported weights; None exports the last.
-    stages: run in this order; each leaves a folder in the run. disambiguation, pseudo, partial: of
-    the stages that need them.
+    stages: run in this order; each leaves a folder in the run. disambiguation, pseudo, partial,
+    tris: of the stages that need them.
     """
 
     name: str
@@ -194,11 +229,12 @@ class Recipe(Part):
     tokens: TokenConfig = TokenConfig()
     weights: WeightsConfig = WeightsConfig()
     train: TrainConfig
-    select: Literal["mIoU", "oIoU", "Pr@0.5", "REC@0.5"] | None = "oIoU"
+    select: Literal["mIoU", "oIoU", "Pr@0.5", "REC@0.5", "margin"] | None = "oIoU"
     stages: tuple[str, ...] = ("train",)
     disambiguation: DisambiguationConfig | None = None
     pseudo: PseudoConfig | None = None
     partial: PartialConfig | None = None
+    tris: TrisPart | None = None
 
     @model_validator(mode="before")
     @classmethod

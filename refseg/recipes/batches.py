@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from refseg.data.collate import collate
 from refseg.data.joined import Items
+from refseg.data.negatives import Negatives
 from refseg.data.tokens import WordTokenizer
 from refseg.data.transforms import AugmentConfig, PreprocessConfig
 from refseg.types import Batch, Sample
@@ -15,6 +16,7 @@ from refseg.types import Batch, Sample
 #: Distinguish the generators that draw a subset and deal out chunks from those that augment.
 _SUBSET = 2**32 - 1
 _CHUNKS = 2**32 - 2
+_NEGATIVES = 2**32 - 3
 
 
 @dataclass
@@ -24,7 +26,8 @@ class RecipeBatches:
     Randomness is a function of (seed, epoch, index), so the number of workers and processes
     changes nothing. rows: dataset rows behind the loop's indices (`subset`). per_image: with more
     than 1 an index is no row but a chunk, up to so many rows of one image, dealt out anew each
-    epoch so that each row is in one chunk. `len(batches)`: the number of indices, in any epoch.
+    epoch so that each row is in one chunk. negatives: texts about something else that each sample
+    brings (`refseg.data.negatives`). `len(batches)`: the number of indices, in any epoch.
     """
 
     dataset: Items
@@ -34,8 +37,10 @@ class RecipeBatches:
     seed: int
     rows: list[int]
     per_image: int = 1
+    negatives: int = 0
 
     def __post_init__(self) -> None:
+        self._others = Negatives(self.dataset, self.rows) if self.negatives else None
         self._groups = _within(self.dataset, self.rows) if self.per_image > 1 else []
         self._chunks = [
             (group, start)
@@ -53,6 +58,11 @@ class RecipeBatches:
         self.dataset.set_epoch(epoch)
         asked = [(index, row) for index in indices for row in self._rows_of(index, epoch)]
         samples = self.dataset.samples([row for _, row in asked])
+        if self._others is not None:
+            samples = [
+                replace(sample, negatives=self._drawn(row, index, epoch))
+                for sample, (index, row) in zip(samples, asked, strict=True)
+            ]
         return collate(
             samples if self.augment.idle else self._augmented(samples, asked, epoch),
             self.tokenizer,
@@ -69,6 +79,11 @@ class RecipeBatches:
             for sample, (index, _) in zip(samples, asked, strict=True)
         ]
         return [sample for sample in drawn if sample is not None] or samples[:1]
+
+    def _drawn(self, row: int, index: int, epoch: int) -> tuple[str, ...]:
+        assert self._others is not None
+        rng = np.random.default_rng([self.seed, epoch, index, row, _NEGATIVES])
+        return self._others.draw(row, self.negatives, rng)
 
     def _rows_of(self, index: int, epoch: int) -> list[int]:
         """The row of an index, or the rows of its chunk in this epoch."""

@@ -11,6 +11,9 @@ from torch import nn
 from refseg.data.tokens import WordTokenizer, load_tokenizer, train_wordpiece
 from refseg.errors import ConfigError
 from refseg.models import Model, build_method, find_encoder, find_model, word_limits
+from refseg.nn.clip import ClipWords
+from refseg.nn.clip_resnet import ClipResNet
+from refseg.nn.clip_weights import load_clip_part
 from refseg.nn.darknet import DarkNet, load_darknet_weights
 from refseg.nn.weights import load_hub_part, load_state, read_state
 from refseg.recipes.base import Recipe, WeightsConfig
@@ -91,6 +94,8 @@ def _start(method: Any, weights: WeightsConfig) -> str | None:
         module, prefix = parts[kind]
         if isinstance(module, DarkNet):
             load_darknet_weights(module, Path(name).expanduser())
+        elif isinstance(module, ClipResNet | ClipWords):
+            load_clip_part(module, str(find_encoder(name)))
         else:
             load_hub_part(module, str(find_encoder(name)), prefix=prefix)
     return None

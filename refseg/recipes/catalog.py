@@ -37,6 +37,14 @@ RECIPES = {
     "seqtr_rec_refcoco": "refseg.recipes.partial_res:seqtr_rec_refcoco",
     "seqtr_rec_refcoco_plus": "refseg.recipes.partial_res:seqtr_rec_refcoco_plus",
     "seqtr_rec_refcocog": "refseg.recipes.partial_res:seqtr_rec_refcocog",
+    "tris_refcoco": "refseg.recipes.tris:tris_refcoco",
+    "tris_refcoco_plus": "refseg.recipes.tris:tris_refcoco_plus",
+    "tris_refcocog_google": "refseg.recipes.tris:tris_refcocog_google",
+    "tris_refcocog_umd": "refseg.recipes.tris:tris_refcocog_umd",
+    "tris_referit": "refseg.recipes.tris:tris_referit",
+    "tris_refcoco_repaired": "refseg.recipes.tris:tris_refcoco_repaired",
+    "tris_scenes": "refseg.recipes.tris:tris_scenes",
+    "tris_scenes_paper": "refseg.recipes.tris:tris_scenes_paper",
     "vega_refcoco": "refseg.recipes.vega:vega_refcoco",
     "vega_refcoco_plus": "refseg.recipes.vega:vega_refcoco_plus",
     "vega_refcocog": "refseg.recipes.vega:vega_refcocog",
@@ -47,6 +55,7 @@ RECIPES = {
 ENCODERS = {
     "swin_scenes": "refseg.recipes.encoders:swin_scenes",
     "bert_scenes": "refseg.recipes.encoders:bert_scenes",
+    "clip_scenes": "refseg.recipes.encoders:clip_scenes",
     "proposals_coco": "refseg.recipes.encoders:proposals_coco",
     "proposals_scenes": "refseg.recipes.encoders:proposals_scenes",
 }

@@ -15,6 +15,9 @@ from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ConfigError
 from refseg.methods.mutual.coco import COCO_CLASSES
 from refseg.methods.mutual.config import Mask2FormerExtractorConfig, PointConfig
+from refseg.nn.clip import ClipTextConfig
+from refseg.nn.clip_pair import PairConfig
+from refseg.nn.clip_resnet import ClipResNetConfig
 from refseg.nn.sizes import check_bert, check_swin
 from refseg.nn.text import BertTextConfig
 from refseg.nn.vision import SwinVisionConfig
@@ -43,6 +46,18 @@ BERT_SMALL = BertTextConfig(
     drop=0.0,
     frozen="none",
 )
+#: An image-text pair small enough for one core: its last map has stride 16, since objects are 10 to
+#: 60 px, and there is room for captions of sixty pieces.
+CLIP_SMALL = ClipResNetConfig(
+    layers=(1, 2, 2, 2), width=24, strides=(1, 2, 2, 1), pool=True, pool_heads=8, embed=128,
+    image_size=128,
+)  # fmt: skip
+PAIR_SMALL = PairConfig(
+    vision=CLIP_SMALL,
+    text=ClipTextConfig(
+        vocab_size=700, width=128, layers=3, heads=4, mlp_width=512, max_positions=64, embed=128
+    ),
+)  # fmt: skip
 #: A Mask2Former that fits a laptop; the pictures have seven objects at most.
 PROPOSALS_SMALL = Mask2FormerExtractorConfig(
     backbone=SWIN_SMALL,
@@ -75,20 +90,22 @@ class EncoderData(Part):
 
 class EncoderRecipe(Part):
     """An encoder learned before the methods. kind: "objects" (vision), "words" (text) or
-    "proposals" (a Mask2Former: objects' masks and categories).
+    "proposals" (a Mask2Former: objects' masks and categories) or "pairs" (images and captions, in
+    the manner of CLIP).
 
     zoom: chance that a picture is enlarged up to `most` times around one of its objects, and
     mirrored ("objects"). hide: share of words hidden, at least one an expression ("words").
-    mirror: chance that a picture is mirrored ("proposals"). start: where the backbone's weights
-    come from ("proposals"); None is random weights.
+    mirror: chance that a picture is mirrored ("proposals", "pairs"). start: where the backbone's
+    weights come from ("proposals"); None is random weights.
     """
 
     name: str
     promise: str = ""
-    kind: Literal["objects", "words", "proposals"]
+    kind: Literal["objects", "words", "proposals", "pairs"]
     vision: SwinVisionConfig = SWIN_SMALL
     text: BertTextConfig = BERT_SMALL
     proposals: Mask2FormerExtractorConfig = PROPOSALS_SMALL
+    pair: PairConfig = PAIR_SMALL
     start: str | None = None
     data: EncoderData = EncoderData()
     preprocess: PreprocessConfig = PreprocessConfig(size=128)
@@ -104,12 +121,18 @@ class EncoderRecipe(Part):
         """What is looked at. Attributes are none of the contract's labels: see pictures.py."""
         if self.kind == "proposals":
             return "box+category" if self.proposals.region == "box" else "mask+category"
-        return {"objects": "box+attributes", "words": "text"}[self.kind]
+        return {"objects": "box+attributes", "words": "text", "pairs": "text"}[self.kind]
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         check_swin(self.vision)
         check_bert(self.text)
+        if self.kind == "pairs" and self.tokens.max_words > self.pair.text.max_positions:
+            raise ConfigError(
+                f"tokens.max_words is {self.tokens.max_words}, but pair.text.max_positions only "
+                f"{self.pair.text.max_positions}",
+                remedy="lower the one or raise the other",
+            )
         if self.kind == "words" and self.tokens.max_words > self.text.max_positions:
             raise ConfigError(
                 f"tokens.max_words is {self.tokens.max_words}, but text.max_positions only "
@@ -176,6 +199,26 @@ def bert_scenes() -> EncoderRecipe:
             save_every=200,
         ),
     )
+
+
+def clip_scenes() -> EncoderRecipe:
+    """A small CLIP that tells which caption goes with which of 8,400 rendered pictures.
+
+    Command: refseg train clip_scenes --out runs/clip_scenes
+    Hardware: one CPU core. Labels used: text, and of that only captions of whole pictures.
+
+    It stands for CLIP's weights where a method may see no label but texts: TRIS starts from it.
+    """
+    return EncoderRecipe(
+        name="clip_scenes",
+        kind="pairs",
+        data=EncoderData(name="scenes@12000"),
+        tokens=TokenConfig(vocabulary=700, max_words=64),
+        train=laptop_training(
+            steps=3_000, batch_size=64, optimiser="adamw", lr=1e-3, clip_norm=1.0, ema=None,
+            evaluate_every=500,
+        ),
+    )  # fmt: skip
 
 
 def proposals_scenes() -> EncoderRecipe:

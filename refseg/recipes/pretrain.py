@@ -24,12 +24,15 @@ from refseg.data.pictures import PictureSource, open_source
 from refseg.data.tokens import WordTokenizer, train_wordpiece
 from refseg.errors import ConfigError, DataError
 from refseg.methods.encoders.objects import ObjectNamer, ObjectNamerConfig
+from refseg.methods.encoders.pairs import PairLearner
 from refseg.methods.encoders.words import WordBatch, WordGuesser, WordGuesserConfig
 from refseg.methods.mutual.pretraining import ProposalLearner
 from refseg.models import find_encoder
+from refseg.nn.clip_pair import PairConfig
 from refseg.nn.vision import SwinVisionConfig
 from refseg.nn.weights import load_hub_part, load_state, read_state, weight_file
 from refseg.ops.files import atomic_path, sha256_file
+from refseg.recipes.captions import PairBatches, Retrieval, read_captioned
 from refseg.recipes.encoders import EncoderRecipe
 from refseg.recipes.masks import Coverage, PictureBatches
 from refseg.recipes.pictures import (
@@ -138,7 +141,8 @@ class _Job:
 def _ready(recipe: EncoderRecipe, place: tuple[int, int]) -> _Job:
     """All that training needs, checked: nothing is written before this succeeds."""
     set_seed(recipe.train.seed)  # initial weights
-    job = {"objects": _objects, "words": _words, "proposals": _proposals}[recipe.kind](recipe)
+    jobs = {"objects": _objects, "words": _words, "proposals": _proposals, "pairs": _pairs}
+    job = jobs[recipe.kind](recipe)
     Plan.make(recipe.train, job.data.size, *place)
     return job
 
@@ -155,12 +159,19 @@ def _export(folder: Path, recipe: EncoderRecipe, job: _Job, card: dict[str, Any]
         save_file(state, temporary / "model.safetensors")
         (temporary / "model.safetensors").chmod(0o644)
         about = {"labels": _labels(recipe), "recipe": recipe.name, "data": recipe.data.name}
-        config = {**job.encoder.config.to_dict(), ENCODER_ENTRY: about}
+        config = {**_described(job.encoder.config), ENCODER_ENTRY: about}
         (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         lines = [f"# {card['recipe']}", "", *(f"- **{k}**: {v}" for k, v in card.items())]
         (temporary / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         if job.tokenizer is not None:
             job.tokenizer.save(temporary / "tokenizer.json")
+
+
+def _described(config: Any) -> dict[str, Any]:
+    """What config.json says of the encoder: transformers' own words, or a pair's."""
+    if isinstance(config, PairConfig):
+        return {"pair": config.model_dump(mode="json")}
+    return dict(config.to_dict())
 
 
 def _labels(recipe: EncoderRecipe) -> str:
@@ -247,6 +258,27 @@ def _proposals(recipe: EncoderRecipe) -> _Job:
     return _Job(learner, learner.extractor.whole, job, evaluation)
 
 
+# -- pairs -------------------------------------------------------------------------------------
+
+
+def _pairs(recipe: EncoderRecipe) -> _Job:
+    data, prepare, seed = recipe.data, recipe.preprocess, recipe.train.seed
+    pictures = read_captioned(data.name, data.train, prepare, None)
+    dataset = open_data(data.name, data.train, Labels())
+    # Expressions lend their words alone: whoever goes on from here reads these, too.
+    texts = [dataset.entry(row).text for row in range(len(dataset))]
+    texts += [caption for captions in pictures.captions for caption in captions]
+    tokenizer = _pieces(recipe, texts, recipe.pair.text.vocab_size, "pair.text.vocab_size")
+    batches = PairBatches(pictures, tokenizer, prepare, recipe.mirror, seed)
+    learner, evaluation = PairLearner(recipe.pair), None
+    if data.evaluate is not None:
+        held_out = read_captioned(data.name, data.evaluate, prepare, data.evaluate_limit)
+        judge = PairBatches(held_out, tokenizer, prepare, 0.0, seed)
+        evaluation = Evaluation(Retrieval(judge), None, recipe.labels)
+    job = TrainData(len(pictures.images), batches)
+    return _Job(learner, learner.pair, job, evaluation, tokenizer)
+
+
 # -- words -------------------------------------------------------------------------------------
 
 
@@ -284,13 +316,7 @@ class WordBatches:
 def _words(recipe: EncoderRecipe) -> _Job:
     dataset = open_data(recipe.data.name, recipe.data.train, Labels())
     texts = [dataset.entry(row).text for row in range(len(dataset))]
-    tokens = recipe.tokens
-    tokenizer = train_wordpiece(texts, size=tokens.vocabulary, max_words=tokens.max_words)
-    if tokenizer.vocab_size > recipe.text.vocab_size:
-        raise ConfigError(
-            f"{tokenizer.vocab_size} word pieces, but text.vocab_size is {recipe.text.vocab_size}",
-            remedy=f"set text.vocab_size={tokenizer.vocab_size} or lower tokens.vocabulary",
-        )
+    tokenizer = _pieces(recipe, texts, recipe.text.vocab_size, "text.vocab_size")
     learner = WordGuesser(WordGuesserConfig(text=recipe.text))
     batches = WordBatches(texts, tokenizer, recipe.hide, recipe.train.seed)
     return _Job(
@@ -299,3 +325,18 @@ def _words(recipe: EncoderRecipe) -> _Job:
         TrainData(len(texts), batches),
         tokenizer=tokenizer,
     )
+
+
+def _pieces(recipe: EncoderRecipe, texts: list[str], most: int, key: str) -> WordTokenizer:
+    """Word pieces learned from texts, no more than the text encoder's table has rows.
+
+    key: what sets the rows. Raises ConfigError.
+    """
+    tokens = recipe.tokens
+    tokenizer = train_wordpiece(texts, size=tokens.vocabulary, max_words=tokens.max_words)
+    if tokenizer.vocab_size > most:
+        raise ConfigError(
+            f"{tokenizer.vocab_size} word pieces, but {key} is {most}",
+            remedy=f"set {key}={tokenizer.vocab_size} or lower tokens.vocabulary",
+        )
+    return tokenizer

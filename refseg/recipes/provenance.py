@@ -34,16 +34,17 @@ _READ_BY = {
     "disambiguation": ("disambiguate", "disambiguate_again"),
     "pseudo": ("label", "retrain"),
     "partial": ("rec", "res", "pseudo", "res_pseudo"),
+    "tris": ("respond", "select", "edges", "refine", "segment"),
 }
 #: Keys under which a recipe or a stage keeps how it trains.
 _TRAININGS = ("train", "rec")
 #: Settings that came later, group -> key -> the value that says what was so before: left out, so
 #: that a run which began before them is still the same run.
 _LATER: dict[str, dict[str, Any]] = {
-    "data": {"also": [], "mask_share": None, "mask_seed": 0, "mask_refs": None},
+    "data": {"also": [], "mask_share": None, "mask_seed": 0, "mask_refs": None, "negatives": 0},
     "augment": {"scale": None},  # within data
     "pseudo": {"source": None},
-    "weights": {"rec": None},
+    "weights": {"rec": None, "calibrator": None, "edges": None},
 }
 
 
@@ -68,8 +69,11 @@ def identity(recipe: BaseModel) -> dict[str, Any]:
     for name, values in _LATER.items():
         if isinstance(groups.get(name), dict):
             _drop(groups[name], values)
-    if whole.get("partial", whole) is None:
-        del whole["partial"]
+    for name in ("partial", "tris"):
+        if whole.get(name, whole) is None:
+            del whole[name]
+    if whole.get("kind", "pairs") != "pairs":  # of encoders
+        whole.pop("pair", None)
     return whole
 
 

@@ -34,6 +34,8 @@ from refseg.recipes.partial_stages import (
 from refseg.recipes.provenance import claim, settle
 from refseg.recipes.stages import Stage, publish, run_stage
 from refseg.recipes.training import Job, train_stage
+from refseg.recipes.tris_stages import STAGES as TRIS_STAGES
+from refseg.recipes.tris_stages import check_tris
 from refseg.train.parallel import make_accelerator
 from refseg.train.progress import ProgressMode
 
@@ -47,6 +49,7 @@ STAGES: dict[str, Callable[[Job], Stage]] = {
     "res": res_stage,
     "pseudo": pseudo_stage,
     "res_pseudo": res_pseudo_stage,
+    **TRIS_STAGES,
     **{f"pseudo_{n}": partial(pseudo_stage, number=n) for n in range(2, ROUNDS + 1)},
     **{f"res_pseudo_{n}": partial(res_pseudo_stage, number=n) for n in range(2, ROUNDS + 1)},
 }
@@ -107,6 +110,7 @@ def _first_to_run(job: Job, run_dir: Path) -> Stage | None:
             raise UnknownName("stage", name, STAGES)
     check_stages(job.recipe)
     check_partial(job.recipe)
+    check_tris(job.recipe)
     for name in job.recipe.stages:
         if not (run_dir / name / "manifest.json").exists():
             stage = _stage(name, job)

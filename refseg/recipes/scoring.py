@@ -8,7 +8,7 @@ shape alone, as a region is that somebody asks about.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -53,23 +53,17 @@ class Scorer:
         For a method with predicted proposals also "oracle" and "oracle Pr@0.5", those of
         `refseg.evaluate`, and what `Matched` tells.
         """
-        rank, world = _place()
+        rank, world = place()
         counts = Counts()
         shown = with_objects(self.dataset) if matches(method) else self.dataset
-        batches = self._batches()
+        batches = batches_of(self.dataset, self.rows, self.batch_size)
         # Every process takes the same number of batches: a sharded method's forward is a
         # collective. The ones too many are computed and not counted.
         for start in range(0, len(batches), world):
             mine = start + rank
             rows, count = batches[mine % len(batches)], mine < len(batches)
             self._update(counts, method, shown, rows, count=count)
-        return together(_gathered(counts.told()), len(self.rows))
-
-    def _batches(self) -> list[list[int]]:
-        wanted = set(self.rows)
-        ordered = [r for group in self.dataset.groups_by_image() for r in group if r in wanted]
-        size = self.batch_size
-        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        return together(everyone(counts.told()), len(self.rows))
 
     def _update(
         self,
@@ -103,9 +97,9 @@ class BoxScorer(Scorer):
     """
 
     def __call__(self, method: nn.Module) -> dict[str, float]:
-        rank, world = _place()
+        rank, world = place()
         hits, inclusive = dict[str, bool](), get_protocol(PROTOCOL).rec_inclusive
-        batches = self._batches()
+        batches = batches_of(self.dataset, self.rows, self.batch_size)
         for start in range(0, len(batches), world):
             mine = start + rank
             rows, count = batches[mine % len(batches)], mine < len(batches)
@@ -117,7 +111,7 @@ class BoxScorer(Scorer):
                 if count and sample.box_xyxy is not None:
                     own = None if answer.empty else mask_to_box(answer.mask)
                     hits[sample.key] = box_hit(own, sample.box_xyxy, inclusive=inclusive)
-        for part in _gathered({"hits": hits}):
+        for part in everyone({"hits": hits}):
             hits.update(part["hits"])
         if not hits:
             raise DataError(
@@ -166,17 +160,25 @@ def together(parts: Sequence[Mapping[str, Any]], rows: int) -> dict[str, float]:
     return {**meter.result(), **bound, **Matched(iou).result()}
 
 
-def _place() -> tuple[int, int]:
+def batches_of(dataset: ReferDataset, rows: Iterable[int], size: int) -> list[list[int]]:
+    """The rows in batches, those about one image together."""
+    wanted = set(rows)
+    ordered = [r for group in dataset.groups_by_image() for r in group if r in wanted]
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def place() -> tuple[int, int]:
+    """This process's rank, of how many."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
-def _gathered(mine: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def everyone(mine: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """What each process has. A collective."""
-    _, world = _place()
+    _, world = place()
     if world == 1:
         return [mine]
-    everyone: list[Any] = [None] * world
-    dist.all_gather_object(everyone, mine)
-    return everyone
+    told: list[Any] = [None] * world
+    dist.all_gather_object(told, mine)
+    return told

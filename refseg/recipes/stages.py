@@ -30,6 +30,8 @@ ADDED = frozenset(
         "weights.text",
         "weights.proposals",
         "weights.rec",
+        "weights.calibrator",
+        "weights.edges",
         "tokens.source",
     }
 )

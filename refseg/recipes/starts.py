@@ -65,16 +65,15 @@ class Starts:
 
 def find_starts(weights: WeightsConfig) -> Starts:
     """What the weights say of themselves. Raises ModelError, UnknownName: absent or broken."""
-    if weights.model is not None:
-        return Starts(model=_whole_model(weights.model))
-    if weights.rec is not None:
-        return Starts(model=_whole_model(weights.rec))
+    whole = weights.model or weights.rec
+    parts = () if whole else (weights.vision, weights.text, weights.proposals)
+    # What judges or is looked through goes in as well, whatever the method itself starts from.
     encoders = []
-    for name in (weights.vision, weights.text, weights.proposals):
+    for name in dict.fromkeys((*parts, weights.calibrator, weights.edges)):
         if name is not None:
             labels = NOT_STATED if _is_darknet(name) else encoder_labels(models.find_encoder(name))
             encoders.append(Start(name, labels, {name: labels}))
-    return Starts(encoders=encoders)
+    return Starts(None if whole is None else _whole_model(whole), encoders)
 
 
 def _whole_model(name: str) -> Start:
@@ -142,6 +141,10 @@ def learned_with(recipe: Recipe) -> dict[Path, str]:
 
 def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
     weights = recipe.weights
+    if weights.calibrator is not None:
+        yield "weights.calibrator", weights.calibrator
+    if weights.edges is not None:
+        yield "weights.edges", weights.edges
     if weights.model is not None:
         yield "weights.model", weights.model
         return

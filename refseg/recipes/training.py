@@ -17,11 +17,13 @@ from refseg import models
 from refseg.data.joined import Items
 from refseg.errors import DataError, LabelsError
 from refseg.evaluate import target_mask
+from refseg.methods.tris.calibrator import Calibrator
 from refseg.nn.weights import load_state, read_state
 from refseg.ops.files import sha256_file
-from refseg.recipes.base import Recipe, WeightsConfig
+from refseg.recipes.base import DataConfig, Recipe, WeightsConfig
 from refseg.recipes.batches import RecipeBatches, subset
 from refseg.recipes.building import build
+from refseg.recipes.judging import MARGIN, MarginScorer, check_words, open_calibrator
 from refseg.recipes.opening import masked_refs, open_split, open_training, training_labels
 from refseg.recipes.provenance import digest, identity
 from refseg.recipes.scoring import PROTOCOL, BoxScorer, Scorer
@@ -76,11 +78,13 @@ def fit_stage(
     train: TrainConfig | None = None,
     people: int | None = None,
     rec: Path | None = None,
+    lent: str | None = None,
 ) -> Stage:
     """Fit the recipe's method to `data` from the recipe's start.
 
     train: instead of the recipe's own. people: the first so many items are what people wrote (all
-    by default); `data.limit` draws from these. rec: a REC model to start from instead.
+    by default); `data.limit` draws from these. rec: a REC model to start from instead. lent: what
+    masks a model made, where `data` has such beside what the recipe grants.
     """
     recipe, config = job.recipe, train or job.recipe.train
     human = len(data) if people is None else people
@@ -91,14 +95,26 @@ def fit_stage(
         inputs["rec"] = sha256_file(rec / "model.safetensors") if rec.is_dir() else "not there"
     if recipe.data.few_masks:
         inputs["masks"] = digest({"refs": sorted(masked_refs(recipe).ref_ids)})
-    prepare = cache(lambda: _ready(job, data, config, human, weights))
+    asked = _Asked(data, config, human, weights, lent)
+    prepare = cache(lambda: _ready(job, asked))
 
     def run(folder: Path) -> list[Path]:
-        return _train(job, prepare(), config, folder)
+        return _train(job, prepare(), asked, folder)
 
     return Stage(
         name, {**inputs, **start_hashes(recipe)}, str(training_labels(recipe)), run, prepare
     )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a stage asks for; see `fit_stage`."""
+
+    data: Items
+    train: TrainConfig
+    people: int
+    weights: WeightsConfig
+    lent: str | None
 
 
 @dataclass(frozen=True)
@@ -112,13 +128,12 @@ class _Ready:
     items: int
 
 
-def _ready(
-    job: Job, data: Items, train: TrainConfig, people: int, weights: WeightsConfig
-) -> _Ready:
+def _ready(job: Job, asked: _Asked) -> _Ready:
     """Build the model, open the data and make a first batch, so that what cannot work is told
     before anything is written.
     """
-    recipe = job.recipe.model_copy(update={"weights": weights})
+    data, people = asked.data, asked.people
+    recipe = job.recipe.model_copy(update={"weights": asked.weights})
     starts = find_starts(recipe.weights)
     check_starts(recipe, starts)
     # `limit` is for what people wrote; what a model wrote for want of more comes on top.
@@ -132,18 +147,23 @@ def _ready(
     # Word pieces are those of people's words: what a model wrote is made of them, and a retraining
     # starts from the same pieces as the training before.
     model = build(recipe, (data.entry(row).text for row in rows if row < people))
-    _check_labels(recipe, model.method)
+    _check_labels(recipe, model.method, asked.lent)
+    judge = open_calibrator(recipe)
+    if judge is not None:
+        check_words(judge, model, str(recipe.weights.calibrator))
+        if hasattr(model.method, "judge_by"):
+            model.method.judge_by(judge)
     batches = RecipeBatches(
         data, model.tokenizer, model.preprocess, recipe.data.augment, recipe.train.seed, rows,
-        recipe.data.per_image,
+        recipe.data.per_image, recipe.data.negatives,
     )  # fmt: skip
-    Plan.make(train, len(batches), *job.place)
+    Plan.make(asked.train, len(batches), *job.place)
     batches([0], 0)
-    return _Ready(model, batches, _evaluation(recipe, model), starts, len(rows))
+    return _Ready(model, batches, _evaluation(recipe, model, judge), starts, len(rows))
 
 
-def _train(job: Job, ready: _Ready, train: TrainConfig, folder: Path) -> list[Path]:
-    recipe, model = job.recipe, ready.model
+def _train(job: Job, ready: _Ready, asked: _Asked, folder: Path) -> list[Path]:
+    recipe, model, train = job.recipe, ready.model, asked.train
     # Sharded training takes the parameters apart; the export then needs a method left whole.
     whole = copy.deepcopy(model.method) if train.fsdp else model.method
     result = fit(
@@ -157,13 +177,13 @@ def _train(job: Job, ready: _Ready, train: TrainConfig, folder: Path) -> list[Pa
     )
     if job.main:
         load_state(whole.cpu(), read_state(result.weights), source=str(result.weights))
-        model.method, model.card = whole, {**_card(job, ready, train, result), **model.card}
+        model.method, model.card = whole, {**_card(job, ready, asked, result), **model.card}
         models.save(folder / "model", model)
     return [folder / "model" / name for name in MODEL_FILES]
 
 
-def _check_labels(recipe: Recipe, method: Any) -> None:
-    if not recipe.labels().covers(method.needs):
+def _check_labels(recipe: Recipe, method: Any, lent: str | None) -> None:
+    if lent is None and not recipe.labels().covers(method.needs):
         raise LabelsError(
             f"{recipe.method_name} learns from {method.needs}, but only {recipe.labels()} "
             "is granted",
@@ -171,11 +191,16 @@ def _check_labels(recipe: Recipe, method: Any) -> None:
         )
 
 
-def _evaluation(recipe: Recipe, model: models.Model) -> Evaluation | None:
+def _evaluation(recipe: Recipe, model: models.Model, judge: Calibrator | None) -> Evaluation | None:
     labels = recipe.evaluation_labels()
-    if recipe.data.evaluate is None or not labels.granted & {"mask", "box"}:
+    dense = bool(labels.granted & {"mask", "box"}) and recipe.select != MARGIN
+    if recipe.data.evaluate is None or not (dense or judge is not None):
         return None
+    if not dense:  # by the calibrator, which reads texts
+        recipe = recipe.model_copy(update={"data": _with_text_alone(recipe)})
+        labels = recipe.evaluation_labels()
     objects = bool(getattr(model.method, "reads_objects", False))
+    assert recipe.data.evaluate is not None
     data = open_split(recipe, recipe.data.evaluate, view="sentence", objects=objects)
     rows = subset(len(data), recipe.data.evaluate_limit, recipe.train.seed)
     if not rows:
@@ -183,18 +208,30 @@ def _evaluation(recipe: Recipe, model: models.Model) -> Evaluation | None:
             f"no expressions in split {recipe.data.evaluate} of {recipe.data.name}",
             remedy="name another split in data.evaluate, or set it to null",
         )
+    if not dense:
+        assert judge is not None
+        scorer: Callable[[Any], dict[str, float]] = MarginScorer(
+            judge, data, model.tokenizer, model.preprocess, rows, recipe.train.seed
+        )
+        return Evaluation(scorer, recipe.select, str(labels))
     if labels.allows("mask"):
         target_mask(data[rows[0]])
     kind = Scorer if labels.allows("mask") else BoxScorer
-    scorer: Callable[[Any], dict[str, float]] = kind(data, model.tokenizer, model.preprocess, rows)
+    scorer = kind(data, model.tokenizer, model.preprocess, rows)
     return Evaluation(scorer, recipe.select, str(labels))
 
 
-def _card(job: Job, ready: _Ready, train: TrainConfig, result: FitResult) -> dict[str, Any]:
+def _with_text_alone(recipe: Recipe) -> DataConfig:
+    few = {"mask_share": None, "mask_refs": None}
+    return recipe.data.model_copy(update={"labels": "text", "objects": False, **few})
+
+
+def _card(job: Job, ready: _Ready, asked: _Asked, result: FitResult) -> dict[str, Any]:
     recipe, granted = job.recipe, str(training_labels(job.recipe))
     files = {path.name: labels for path, labels in learned_with(recipe).items()}
     parts, excluded = {**ready.starts.parts, **files}, sorted(recipe.data.exclude_images)
     told = "".join(f"; with {name} ({labels})" for name, labels in files.items())
+    told = f"; {asked.lent}{told}" if asked.lent else told
     card: dict[str, Any] = {
         "recipe": recipe.name,
         "data": f"{' and '.join((recipe.data.name, *recipe.data.also))}, "
@@ -203,8 +240,10 @@ def _card(job: Job, ready: _Ready, train: TrainConfig, result: FitResult) -> dic
         **({"labels granted": granted, CARD_ENTRY: parts} if parts else {}),
         **({LEFT_OUT: left_out(excluded)} if excluded else {}),
         "steps": result.steps,
-        "batch size": train.batch_size,
-        "precision": "bfloat16" if runs_in_bfloat16(train, torch.device(job.device)) else "float32",
+        "batch size": asked.train.batch_size,
+        "precision": "bfloat16"
+        if runs_in_bfloat16(asked.train, torch.device(job.device))
+        else "float32",
         **({"expressions per image": recipe.data.per_image} if recipe.data.per_image > 1 else {}),
         "seed": recipe.train.seed,
         "parameters": sum(p.numel() for p in ready.model.method.parameters()),

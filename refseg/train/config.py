@@ -22,6 +22,7 @@ class TrainConfig(BaseModel):
     bfloat16 is many times slower.
     optimiser: "adamw", or "muon": matrices step by Muon (orthogonalised momentum, its size matched
     to AdamW's, so that one learning rate serves both), tables, norms, biases and kernels by AdamW.
+    "sgd" steps along the gradient, without momentum (IRNet's heads).
     amsgrad, eps: of AdamW, of Muon's AdamW part too: divide by the largest second moment so far
     (Reddi et al. 2018); what is added to the divisor.
     lr: base learning rate; warmup: steps of linear rise, or warmup_epochs: epochs of a rise in
@@ -66,7 +67,7 @@ class TrainConfig(BaseModel):
     accumulate: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
 
-    optimiser: Literal["adamw", "muon"] = "adamw"
+    optimiser: Literal["adamw", "muon", "sgd"] = "adamw"
     lr: float = Field(default=3e-5, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(default=1e-2, ge=0, allow_inf_nan=False)
     betas: tuple[float, float] = (0.9, 0.999)

@@ -32,6 +32,8 @@ def build_optimiser(method: nn.Module, config: TrainConfig) -> torch.optim.Optim
         }
         for group in groups
     ]
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(options, lr=config.lr)
     if config.optimiser == "adamw":
         return _adamw(options, config)
     tables = {id(m.weight) for m in method.modules() if isinstance(m, nn.Embedding)}

@@ -233,3 +233,23 @@ def test_a_closure_is_refused() -> None:
     joint = build_optimiser(Mixed(), config())
     with pytest.raises(ValueError, match="closure"):
         joint.step(lambda: 0.0)
+
+
+def test_sgd_steps_along_the_gradient_without_momentum() -> None:
+    layer = OneLayer()
+    config = TrainConfig(steps=1, optimiser="sgd", lr=0.5, weight_decay=0.1)
+    optimiser = build_optimiser(layer, config)
+    for _ in range(2):  # momentum would show in the second step
+        before = layer.weight.detach().clone()
+        layer.weight.grad = torch.full_like(before, 2.0)
+        optimiser.step()
+        torch.testing.assert_close(layer.weight.detach(), before - 0.5 * (2.0 + 0.1 * before))
+
+
+class OneLayer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(2, 3))
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup("all", (self.weight,))]

@@ -1,0 +1,222 @@
+"""TRIS step 1: response maps learned from texts alone (ICCV 2023).
+
+Map of the paper (main text and supplement) and the released code:
+  image encoder to c4, projector to C_d      -> `TrisResponse.encode_image`
+  text encoder at its end, projector to C_d  -> `TrisResponse._sentences`
+  bilateral prompt, weight 0.1               -> prompt.py
+  response S = V' L'^T / 0.07                -> `_responses` (all pairs), `_own` (answers)
+  image-level score, L_cls                   -> score.py
+  calibration, L_cal; PRMS                   -> calibrator.py
+  masks in px (any positive response)        -> `decode`
+
+We differ:
+- the attention pool, which neither step uses, is not built;
+- images, not items, are encoded: items that share an image share its pixels;
+- an answer is made for each pair of image and text by itself, so that what else is asked about
+  cannot change it; while learning the prompt hears all texts of the batch, as released;
+- the calibrator is handed in (`judge_by`), its weights are not the model's.
+Letters: I images, B texts, T words, N pixels, C channels (C_d), E joint width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from refseg.errors import ConfigError
+from refseg.method import ParameterGroup, check_groups, split_decay
+from refseg.methods.tris.calibrator import Calibrator, calibration
+from refseg.methods.tris.config import TrisResponseConfig
+from refseg.methods.tris.decode import decode
+from refseg.methods.tris.encoders import TextReader, build_pyramid
+from refseg.methods.tris.prompt import BilateralPrompt
+from refseg.methods.tris.score import classification, counted_pairs, image_scores
+from refseg.types import Batch, Labels, Prediction
+
+HW = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class ResponseState:
+    """What is known of I images before any text: pixels [I, N, C] of unit length on a grid hw."""
+
+    pixels: Tensor
+    hw: HW
+
+
+@dataclass(frozen=True)
+class ResponseOutputs:
+    """pixels: [I, N, C], unit length. sentences: [B, C], unit length. words: [B, T, C], unit
+    length, and word_mask [B, T], where the prompt hears words. image_of: [B].
+    """
+
+    pixels: Tensor
+    hw: HW
+    sentences: Tensor
+    image_of: Tensor
+    words: Tensor | None = None
+    word_mask: Tensor | None = None
+
+
+class TrisResponse(nn.Module):
+    """The method (see `refseg.method.Method`); needs no label but the texts."""
+
+    needs: ClassVar[Labels] = Labels()
+
+    def __init__(self, config: TrisResponseConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vision = build_pyramid(config.vision, stages=config.level)
+        self.text = TextReader(config.text, config.cut)
+        channels = self.vision.channels[config.level - 1]
+        self.project_pixels = nn.Linear(channels, config.width)
+        self.project_texts = nn.Linear(config.text.embed, config.width)
+        self.prompt = None if config.prompt == "off" else BilateralPrompt(config.width)
+        # A parameter in the released code too, but in no group of its optimiser.
+        self.scale = 1 / config.temperature
+        self._calibrator: Calibrator | None = None
+
+    def judge_by(self, calibrator: Calibrator) -> None:
+        """Hand in the frozen judge that the loss asks; only learning needs it."""
+        self._calibrator = calibrator
+
+    def hub_parts(self) -> dict[str, tuple[nn.Module, str]]:
+        """What may start from others' weights: kind -> (module, its name in task models)."""
+        return {"vision": self.vision.hub_part(), "text": self.text.hub_part()}
+
+    def encode_image(self, batch: Batch) -> ResponseState:
+        """The batch's I images -> state that `answer` takes for any number of texts."""
+        level = self.vision(batch.images)[-1]
+        pixels = self.project_pixels(level.flatten(2).transpose(1, 2))
+        hw = (int(level.shape[2]), int(level.shape[3]))
+        return ResponseState(F.normalize(pixels.float(), dim=-1), hw)
+
+    def answer(self, state: ResponseState, batch: Batch) -> ResponseOutputs:
+        """The same outputs as `forward(batch)`, the image part not repeated."""
+        read = self.text(batch.words, batch.word_mask)
+        sentences = F.normalize(self.project_texts(read.sentence).float(), dim=-1)
+        words, mask = None, None
+        if self.config.prompt == "words":
+            projected = self.project_texts(self.text.joint(read.states))
+            words, mask = F.normalize(projected.float(), dim=-1), read.mask
+        return ResponseOutputs(state.pixels, state.hw, sentences, batch.image_of, words, mask)
+
+    def forward(self, batch: Batch) -> ResponseOutputs:
+        """Batch of B texts about I images -> what responses are made of; labels are not read."""
+        return self.answer(self.encode_image(batch), batch)
+
+    # -- comparing -----------------------------------------------------------------------------
+
+    def responses(self, outputs: ResponseOutputs) -> Tensor:
+        """S [I, N, B] float32: every text against every pixel of every image, as learning sees."""
+        pixels, texts = outputs.pixels, outputs.sentences
+        if self.prompt is None:
+            return self.scale * pixels @ texts.T
+        weight = self.config.prompt_weight
+        moved = texts + weight * self.prompt.to_all(pixels, texts)  # [I, B, C]
+        if self.config.prompt == "batch":
+            heard = pixels + weight * self.prompt.together(pixels, texts)
+            return self.scale * (heard @ moved.transpose(1, 2)).float()
+        columns = [
+            self._compared(pixels + weight * self._heard(outputs, row), moved[:, row])
+            for row in range(len(texts))
+        ]
+        return torch.stack(columns, dim=2)
+
+    def own(self, outputs: ResponseOutputs) -> Tensor:
+        """[B, h, w] float32: each text against its own image, with no other text about."""
+        pixels, texts = outputs.pixels[outputs.image_of], outputs.sentences
+        if self.prompt is not None:
+            weight = self.config.prompt_weight
+            texts = texts + weight * self.prompt.to_own(pixels, texts)
+            if self.config.prompt == "words":
+                assert outputs.words is not None
+                assert outputs.word_mask is not None
+                added = self.prompt.heard(pixels, outputs.words, outputs.word_mask)
+            else:
+                added = self.prompt.alone()
+            pixels = pixels + weight * added
+        return self._compared(pixels, texts).view(-1, *outputs.hw)
+
+    def _heard(self, outputs: ResponseOutputs, row: int) -> Tensor:
+        """dV [I, N, C] of all images with the words of one text."""
+        assert self.prompt is not None
+        assert outputs.words is not None
+        assert outputs.word_mask is not None
+        images = len(outputs.pixels)
+        words = outputs.words[row].expand(images, -1, -1)
+        mask = outputs.word_mask[row].expand(images, -1)
+        return self.prompt.heard(outputs.pixels, words, mask)
+
+    def _compared(self, pixels: Tensor, texts: Tensor) -> Tensor:
+        """[R, N] float32 of pixels [R, N, C] and a text each [R, C]."""
+        return self.scale * (pixels @ texts[:, :, None])[:, :, 0].float()
+
+    # -- learning ------------------------------------------------------------------------------
+
+    def loss(self, outputs: ResponseOutputs, batch: Batch) -> dict[str, Tensor]:
+        """L_cls, and L_pos and L_neg where they are asked for; "total" is their weighted sum.
+
+        Raises ConfigError when calibration is asked for and no calibrator was handed in.
+        """
+        config, weights = self.config.loss, batch.weights
+        responses = self.responses(outputs)
+        scores = image_scores(responses, self.config.score)[batch.image_of]
+        counted = counted_pairs(
+            batch.words, batch.word_mask, batch.image_of, distinct=config.others == "distinct"
+        )
+        terms = {"classification": classification(scores, counted, weights)}
+        total = config.classification * terms["classification"]
+        if config.calibrated:
+            rows = torch.arange(len(batch), device=responses.device)
+            own = responses[batch.image_of, :, rows].view(-1, *outputs.hw)
+            terms["attract"], terms["repel"] = self._calibrated(own, batch)
+            total = total + config.attract * terms["attract"] + config.repel * terms["repel"]
+        return {**terms, "total": total}
+
+    def _calibrated(self, own: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """L_pos and L_neg of own response logits [B, h, w]."""
+        judge = self._calibrator
+        if judge is None:
+            raise ConfigError(
+                "calibration asks a frozen image-text model, and none was handed in",
+                remedy="name one in weights.calibrator, or set method.loss.attract=0 and "
+                "method.loss.repel=0",
+            )
+        shown = in_net(own, (batch.images.shape[2], batch.images.shape[3])).sigmoid()
+        seen = judge.seen(batch.images[batch.image_of], shown)
+        texts = judge.texts(*self.text.cut_for_judge(batch.words, batch.word_mask))
+        others = None
+        if batch.negatives is not None and batch.negative_mask is not None:
+            flat = self.text.cut_for_judge(
+                batch.negatives.flatten(0, 1), batch.negative_mask.flatten(0, 1)
+            )
+            others = judge.texts(*flat).view(*batch.negatives.shape[:2], -1)
+        return calibration(seen, texts, others, batch.weights, clamp=self.config.loss.clamp_repel)
+
+    # -- answering -----------------------------------------------------------------------------
+
+    def decode(self, outputs: ResponseOutputs, batch: Batch) -> list[Prediction]:
+        """One mask per text in px: where the response is positive; see decode.py."""
+        return decode(self.own(outputs), batch)
+
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Both encoders (`encoder_lr_scale`) and the new parts, each once."""
+        scale = self.config.encoder_lr_scale
+        groups = split_decay("vision", self.vision, lr_scale=scale)
+        groups += split_decay("text", self.text, lr_scale=scale)
+        new = nn.ModuleDict(
+            {name: part for name, part in self.named_children() if name not in ("vision", "text")}
+        )
+        groups += split_decay("new", new)
+        check_groups(self, groups)
+        return groups
+
+
+def in_net(logits: Tensor, net_hw: HW) -> Tensor:
+    """[B, H, W] logits at the net's size of logits [B, h, w] on the grid."""
+    return F.interpolate(logits[:, None], net_hw, mode="bilinear", align_corners=False)[:, 0]

@@ -1,0 +1,136 @@
+"""The stage "select" of TRIS: step 1 answers every sentence, PRMS keeps one map for each ref.
+
+RUN/select/maps.npy    [R, h, w] float32: response logits on the network's grid
+RUN/select/refs.json   the R ref ids, which of its sentences each has its map from, and scores
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from refseg.data.dataset import ReferDataset
+from refseg.errors import RunError
+from refseg.methods.tris.calibrator import Calibrator, choose, weighted_map
+from refseg.methods.tris.response import TrisResponse, in_net
+from refseg.models import Model
+from refseg.ops.files import atomic_path, atomic_write_json
+from refseg.ops.masks import response_in_px
+from refseg.types import Geometry
+
+MAPS, REFS = "maps.npy", "refs.json"
+#: Added to the maximum that a map is divided by, as released.
+EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class Selected:
+    """One map for each ref. maps: [R, h, w] float32 logits; ref_ids: [R]; sentence: [R], which of
+    the ref's sentences it is of; scores: [R], what PRMS gave it.
+    """
+
+    maps: NDArray[np.float32]
+    ref_ids: Sequence[int]
+    sentence: Sequence[int]
+    scores: Sequence[float]
+
+    @cached_property
+    def row_of(self) -> dict[int, int]:
+        """Ref id -> row."""
+        return {ref_id: row for row, ref_id in enumerate(self.ref_ids)}
+
+    def in_px(self, ref_id: int, geometry: Geometry) -> NDArray[np.float32]:
+        """The ref's map [H, W] float32 in px: positive responses, divided by their maximum (0
+        everywhere where none is positive). Raises KeyError for a ref that has none.
+        """
+        return normalised(self.maps[self.row_of[ref_id]], geometry)
+
+    def write(self, folder: Path) -> list[Path]:
+        """Both files, each whole or absent."""
+        with atomic_path(folder / MAPS) as temporary, temporary.open("wb") as stream:
+            np.save(stream, self.maps)
+        told = {
+            "refs": list(self.ref_ids), "sentence": list(self.sentence), "score": list(self.scores)
+        }  # fmt: skip
+        atomic_write_json(folder / REFS, told)
+        return [folder / MAPS, folder / REFS]
+
+    @classmethod
+    def read(cls, folder: Path) -> Selected:
+        """Raises RunError where the files are absent or broken."""
+        try:
+            told: dict[str, Any] = json.loads((folder / REFS).read_text(encoding="utf-8"))
+            maps = np.load(folder / MAPS, mmap_mode="r", allow_pickle=False)
+            found = cls(maps, told["refs"], told["sentence"], told["score"])
+            if len(maps) != len(found.ref_ids):
+                raise ValueError(f"{len(maps)} maps of {len(found.ref_ids)} refs")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"broken maps in {folder}: {error}", remedy=f"delete {folder} to select again"
+            ) from error
+        return found
+
+
+def normalised(logits: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
+    """Logits on the grid [h, w] -> [H, W] px in 0..1: brought to the net's size, cut at zero,
+    brought to the image's (corners aligned), divided by their maximum.
+    """
+    grid = torch.from_numpy(np.array(logits, np.float32))[None]
+    positive = in_net(grid, geometry.net_hw)[0].relu().numpy()
+    in_px = response_in_px(positive, geometry, "bilinear-corners")
+    return np.asarray(in_px / (in_px.max() + EPSILON), np.float32)
+
+
+@torch.inference_mode()
+def select_maps(
+    model: Model,
+    calibrator: Calibrator | None,
+    dataset: ReferDataset,
+    progress: Callable[[int, int], None],
+) -> Selected:
+    """PRMS over a split. dataset: opened in the view "sentence". calibrator: None keeps the map of
+    each ref's first sentence instead.
+
+    progress(images done, images).
+    """
+    model.method.eval()
+    groups = dataset.groups_by_image()
+    found: list[tuple[int, int, float, NDArray[np.float32]]] = []
+    for done, rows in enumerate(groups, start=1):
+        found += _of_image(model, calibrator, dataset, rows)
+        progress(done, len(groups))
+    ref_ids, sentence, scores, maps = zip(*found, strict=True)
+    return Selected(np.stack(maps), ref_ids, sentence, scores)
+
+
+def _of_image(
+    model: Model, calibrator: Calibrator | None, dataset: ReferDataset, rows: list[int]
+) -> list[tuple[int, int, float, NDArray[np.float32]]]:
+    """(ref id, chosen sentence, score, logits) of the refs about one image."""
+    method = model.method
+    assert isinstance(method, TrisResponse)
+    batch = model.batch(dataset.samples(rows), share_images=True).to(model.device)
+    logits = method.own(method(batch))
+    shown = weighted_map(
+        in_net(logits, (batch.images.shape[2], batch.images.shape[3])), method.config.select_map
+    )
+    refs: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        refs.setdefault(dataset.entry(row).ref_id, []).append(place)
+    told = []
+    for ref_id, places in refs.items():
+        best, score = 0, 0.0
+        if calibrator is not None:
+            texts = method.text.cut_for_judge(batch.words[places], batch.word_mask[places])
+            best, scores = choose(calibrator, batch.images[0], shown[places], *texts)
+            score = float(scores[best])
+        told.append((ref_id, best, score, logits[places[best]].cpu().numpy()))
+    return told

@@ -1,0 +1,235 @@
+"""The stages of TRIS, whole: what each sees, starts from and leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from refseg import models
+from refseg.data.catalog import open_data, open_records
+from refseg.errors import ConfigError, LabelsError, ModelError
+from refseg.nn.clip_weights import read_pair
+from refseg.recipes import tris_edges
+from refseg.recipes.base import Recipe
+from refseg.recipes.overrides import apply_overrides
+from refseg.recipes.pretrain import run_encoder
+from refseg.recipes.runner import run_recipe
+from refseg.recipes.tris_select import MAPS, Selected, normalised
+from refseg.recipes.tris_stages import ORDER
+from refseg.train.log import read_log
+from refseg.types import Geometry, Labels
+from tests.recipes.partial_small import Watch, card, manifest, watched
+from tests.recipes.tris_small import small_pair, small_tris
+
+
+@pytest.fixture(scope="module")
+def pair(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_encoder(small_pair(world), tmp_path_factory.mktemp("pair") / "run", progress="none")
+
+
+@pytest.fixture(scope="module")
+def recipe(world: Path, pair: Path) -> Recipe:
+    return small_tris(world, pair)
+
+
+@pytest.fixture(scope="module")
+def seen(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Watch]:
+    folder = tmp_path_factory.mktemp("tris") / "whole"
+    with watched() as watch:
+        result = run_recipe(recipe, folder, progress="none", command="refseg train tris")
+    assert result.skipped == ()
+    return folder, watch
+
+
+@pytest.fixture(scope="module")
+def whole(seen: tuple[Path, Watch]) -> Path:
+    return seen[0]
+
+
+def test_the_pair_says_what_it_saw(pair: Path) -> None:
+    told = json.loads((pair / "config.json").read_text())
+    assert told["refseg"]["labels"] == "text"
+    assert set(told["pair"]) == {"vision", "text"}
+    assert "found among" in (pair / "README.md").read_text()
+    assert not read_pair(pair).training
+
+
+def test_no_stage_opens_a_mask_or_box_of_people(seen: tuple[Path, Watch]) -> None:
+    whole, watch = seen
+    assert not any(watch.masks.values())
+    assert set(watch.pseudo) == {"segment"}
+    for name in ORDER:
+        assert manifest(whole / name)["labels"] == "text"
+
+
+def test_cards_say_that_masks_were_its_own(whole: Path) -> None:
+    first, last = card(whole / "respond"), card(whole / "segment")
+    assert first["labels used"].startswith("text; encoders: ")
+    assert last["labels used"].startswith("text; encoders: ")
+    assert last["labels used"].endswith("masks that its own step 1 proposed")
+    for told in (first, last):
+        assert told["chosen by" if "chosen by" in told else "evaluation"]
+        assert told["evaluation"]["chosen by"] == "margin"
+        assert "the choice saw text" in told["weights"]
+        assert "box" not in told["labels used"]
+
+
+def test_weights_are_chosen_by_the_margin(whole: Path) -> None:
+    for name in ("respond", "segment"):
+        evaluated = [line for line in read_log(whole / name / "log.jsonl") if "metrics" in line]
+        assert evaluated
+        for line in evaluated:
+            assert set(line["metrics"]) == {"margin"}
+            assert line["labels"] == "text"
+
+
+def test_every_ref_has_a_map_of_one_of_its_sentences(whole: Path, world: Path) -> None:
+    selected = Selected.read(whole / "select")
+    records = open_records(world)
+    data = open_data(world, "train", Labels())
+    refs = {data.entry(row).ref_id: data.entry(row).ref_row for row in range(len(data))}
+    assert set(selected.ref_ids) == set(refs)
+    for ref_id, sentence in zip(selected.ref_ids, selected.sentence, strict=True):
+        assert 0 <= sentence < len(records.ref(refs[ref_id]).sent_rows)
+    assert selected.maps.shape[1:] == (4, 4)  # 64 px at stride 16
+
+
+def test_a_map_is_the_models_own_answer(whole: Path, world: Path) -> None:
+    model = models.load(whole / "respond" / "model")
+    selected = Selected.read(whole / "select")
+    data = open_data(world, "train", Labels())
+    rows = [row for row in range(len(data)) if data.entry(row).ref_id == selected.ref_ids[3]]
+    batch = model.batch([data[rows[selected.sentence[3]]]])
+    with torch.inference_mode():
+        own = model.method.own(model.method(batch))[0]
+    np.testing.assert_allclose(selected.maps[3], own.numpy(), atol=1e-4)
+
+
+def test_pseudo_masks_are_an_ordinary_data_set(whole: Path, world: Path) -> None:
+    made = open_data(whole / "refine" / "data", "train", Labels.parse("text+mask"))
+    source = open_data(world, "train", Labels())
+    texts = sorted((e.image_id, e.text) for e in map(source.entry, range(len(source))))
+    kept = sorted((e.image_id, e.text) for e in map(made.entry, range(len(made))))
+    told = json.loads((whole / "refine" / "data" / "labels.json").read_text())
+    assert told["labels used"] == "text"
+    assert told["counts"]["refs"] + told["counts"]["nothing found"] == len(
+        {source.entry(row).ref_id for row in range(len(source))}
+    )
+    assert set(kept) <= set(texts)
+    assert len(kept) == told["counts"]["expressions"] > 0
+    sample = made[0]
+    assert sample.mask is not None
+    assert sample.mask.shape == sample.image.shape[:2]
+    assert sample.mask.any()
+    # All sentences of a ref share its mask.
+    twin = next(r for r in range(1, len(made)) if made.entry(r).ref_id == made.entry(0).ref_id)
+    assert made[twin].text != sample.text or made.entry(twin).sent_id != made.entry(0).sent_id
+    np.testing.assert_array_equal(made[twin].mask, sample.mask)
+
+
+def test_a_finished_run_is_left_alone(whole: Path, recipe: Recipe) -> None:
+    again = run_recipe(recipe, whole, progress="none")
+    assert again.skipped == ORDER
+
+
+def test_interrupted_refinement_goes_on(
+    whole: Path, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result has the bytes of an undisturbed run."""
+    torn = tmp_path / "torn"
+    shutil.copytree(whole, torn, symlinks=True)
+    for name in ("refine/manifest.json", "segment/manifest.json"):
+        (torn / name).unlink()
+    sorted((torn / "refine/data/shards").iterdir())[-1].unlink()
+    for name in ("labels.json", "instances.json", "refs(refseg).p"):
+        (torn / "refine/data" / name).unlink()
+    made: list[int] = []
+    call = tris_edges.Refiner.__call__
+
+    def counted(self: tris_edges.Refiner, picture: np.ndarray, ref_ids: list[int]) -> object:
+        made.append(len(ref_ids))
+        return call(self, picture, ref_ids)
+
+    monkeypatch.setattr(tris_edges.Refiner, "__call__", counted)
+    run_recipe(recipe, torn, progress="none")
+    for name in ("instances.json", "refs(refseg).p"):
+        ours, theirs = torn / "refine/data" / name, whole / "refine/data" / name
+        assert ours.read_bytes() == theirs.read_bytes()
+    assert made
+
+
+def test_the_papers_preset_runs_too(world: Path, pair: Path, tmp_path: Path) -> None:
+    paper = small_tris(world, pair, name="tris_scenes_paper")
+    assert paper.tris is not None
+    assert paper.tris.response.prompt == "batch"
+    assert not paper.tris.response.cut.keep_end
+    run_recipe(paper, tmp_path / "run", progress="none")
+    model = models.load(tmp_path / "run" / "model")
+    assert model.method_name == "tris"
+    assert not model.method.config.mask_padding
+
+
+# -- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("stages=[respond,edges]", 'goes on from "select"'),
+        ("weights.calibrator=null", "weights.calibrator names none"),
+        ("data.negatives=0", "data.negatives=0 brings none"),
+        ("weights.edges=null", "weights.edges names none"),
+    ],
+)
+def test_what_a_later_stage_would_fail_on_is_refused_first(
+    setting: str, told: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run_recipe(apply_overrides(recipe, [setting]), tmp_path / "run", progress="none")
+    assert told in caught.value.message
+    assert caught.value.remedy
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_saw_boxes_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+    dense = apply_overrides(recipe, ["weights.edges=swin-scenes", "stages=[respond]"])
+    with pytest.raises(LabelsError) as caught:
+        run_recipe(dense, tmp_path / "run", progress="none")
+    assert "swin-scenes" in caught.value.message
+
+
+def test_absent_weights_are_refused_loudly(recipe: Recipe, tmp_path: Path) -> None:
+    for part in ("vision", "calibrator"):
+        absent = apply_overrides(recipe, [f"weights.{part}={tmp_path / 'nowhere'}"])
+        with pytest.raises(ModelError):
+            run_recipe(absent, tmp_path / "run", progress="none")
+        assert not (tmp_path / "run").exists()
+
+
+def test_masks_choose_only_on_request(recipe: Recipe) -> None:
+    with pytest.raises(LabelsError):
+        apply_overrides(recipe, ["select=mIoU"])
+    granted = apply_overrides(recipe, ["select=mIoU", "data.labels=text+mask"])
+    assert granted.select == "mIoU"
+
+
+def test_a_map_in_px_is_positive_stretched_and_at_most_one() -> None:
+    logits = np.array([[-3.0, 1.0], [2.0, -1.0]], np.float32)
+    geometry = Geometry((6, 10), (8, 8), (0.8, 8 / 6))
+    found = normalised(logits, geometry)
+    assert found.shape == (6, 10)
+    assert found.min() == 0
+    assert 0.99 < found.max() < 1
+    assert not normalised(np.full((2, 2), -1, np.float32), geometry).any()
+
+
+def test_broken_maps_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="select again") as caught:
+        Selected.read(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    (tmp_path / MAPS).write_bytes(b"no array")
