@@ -32,7 +32,7 @@ from tests.test_levels import MAY_IMPORT
 DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
 NAMED = re.compile(r"((?:refseg|tests|docs|benchmarks|studies)/[\w./-]*)(?::([\w.]+))?")
 SETTING = re.compile(
-    r"(?:data|method|preprocess|tokens|weights|train|disambiguation|pseudo|partial)\.[\w.]+(?:=.+)?"
+    r"(?:data|method|preprocess|tokens|weights|train|disambiguation|pseudo|partial|tris)\.[\w.]+(?:=.+)?"
     r"|(?:select|stages)=.+"
 )
 #: Section of papers.md -> the recipe that its settings change, and the numbers of its equations.
@@ -40,6 +40,7 @@ PAPERS = {
     "VEGA": ("vega_refcoco", 5),
     "Mutual supervision": ("mutual_refcoco", 6),
     "Partial-RES and SeqTR": ("partial_res_refcoco", 0),
+    "TRIS": ("tris_refcoco", 0),
 }
 #: Elsewhere a setting may be one of any of these.
 SETTABLE = (
@@ -49,6 +50,8 @@ SETTABLE = (
     "photos",
     "partial_res_scenes",
     "partial_res_refcoco",
+    "tris_scenes",
+    "tris_refcoco",
 )
 
 pages = pytest.mark.parametrize("page", PAGES, ids=page_id)
