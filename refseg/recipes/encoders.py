@@ -49,7 +49,7 @@ BERT_SMALL = BertTextConfig(
 #: An image-text pair small enough for one core: its last map has stride 16, since objects are 10 to
 #: 60 px, and there is room for captions of sixty pieces.
 CLIP_SMALL = ClipResNetConfig(
-    layers=(1, 2, 2, 2), width=24, strides=(1, 2, 2, 1), pool=True, pool_heads=8, embed=128,
+    layers=(1, 2, 2, 2), width=16, strides=(1, 2, 2, 1), pool=True, pool_heads=8, embed=128,
     image_size=128,
 )  # fmt: skip
 PAIR_SMALL = PairConfig(
