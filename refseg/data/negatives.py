@@ -41,7 +41,8 @@ class Negatives:
         sentences: dict[int, list[str]] = {}
         for other in self._of_image[row]:
             entry = self.data.entry(other)
-            if entry.ref_id != own.ref_id:
+            # Two refs of an image may be called the same: what is said of both is no negative.
+            if entry.ref_id != own.ref_id and entry.text != own.text:
                 sentences.setdefault(entry.ref_id, []).append(entry.text)
         if not sentences:
             return tuple(self._any_but(own.text, rng) for _ in range(count))

@@ -100,6 +100,6 @@ class RefMaskTask(MaskTask):
     def nothing_written(self, counts: Mapping[str, int], asked: int) -> RunError:
         """The error of a job in which no ref got a mask."""
         return RunError(
-            f"none of {asked:,} refs got a mask: every map was empty",
-            remedy="train longer before (train.steps of the stage before), and give another --out",
+            f"none of {asked:,} refs got a mask: every map was empty, or lay on edges alone",
+            remedy="train what makes the maps longer, and give another --out",
         )

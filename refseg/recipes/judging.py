@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from refseg.data.collate import collate
 from refseg.data.dataset import ReferDataset
 from refseg.data.negatives import Negatives
-from refseg.data.tokens import WordTokenizer
+from refseg.data.tokens import WordTokenizer, load_tokenizer
 from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ConfigError
 from refseg.method import Method
@@ -45,12 +45,17 @@ def open_calibrator(recipe: Recipe) -> Calibrator | None:
 
 def check_words(calibrator: Calibrator, model: Model, name: str) -> None:
     """Refuse a judge that would read other ids than the model. Raises ConfigError."""
-    rows = calibrator.pair.config.text.vocab_size
-    if model.tokenizer.vocab_size > rows:
+    rows, ours = calibrator.pair.config.text.vocab_size, model.tokenizer
+    own = find_encoder(name) / "tokenizer.json"
+    same = True
+    if own.is_file():  # of weights alone the size is all that can be compared
+        pieces = load_tokenizer(own, ours.max_words).tokenizer.get_vocab()
+        same = pieces == ours.tokenizer.get_vocab()
+    if ours.vocab_size > rows or not same:
         raise ConfigError(
-            f"weights.calibrator={name} knows {rows} word pieces, the recipe's tokenizer has "
-            f"{model.tokenizer.vocab_size}",
-            remedy=f"read the calibrator's own: tokens.source={name}",
+            f"weights.calibrator={name} reads {rows} word pieces of its own, the recipe's "
+            f"tokenizer has {ours.vocab_size} others",
+            remedy=f"read the calibrator's: tokens.source={name}",
         )
 
 

@@ -110,7 +110,7 @@ def _first_to_run(job: Job, run_dir: Path) -> Stage | None:
             raise UnknownName("stage", name, STAGES)
     check_stages(job.recipe)
     check_partial(job.recipe)
-    check_tris(job.recipe)
+    check_tris(job.recipe, run_dir)
     for name in job.recipe.stages:
         if not (run_dir / name / "manifest.json").exists():
             stage = _stage(name, job)

@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 import refseg
 from refseg import models
 from refseg.data.joined import Items
-from refseg.errors import DataError, LabelsError
+from refseg.errors import ConfigError, DataError, LabelsError
 from refseg.evaluate import target_mask
 from refseg.methods.tris.calibrator import Calibrator
 from refseg.nn.weights import load_state, read_state
@@ -194,6 +194,12 @@ def _check_labels(recipe: Recipe, method: Any, lent: str | None) -> None:
 def _evaluation(recipe: Recipe, model: models.Model, judge: Calibrator | None) -> Evaluation | None:
     labels = recipe.evaluation_labels()
     dense = bool(labels.granted & {"mask", "box"}) and recipe.select != MARGIN
+    if recipe.select == MARGIN and recipe.data.evaluate is not None and judge is None:
+        raise ConfigError(
+            f'recipe {recipe.name}: the metric "{MARGIN}" asks a frozen image-text model, and '
+            "weights.calibrator names none",
+            remedy="name one, or set select=null (the last weights are kept)",
+        )
     if recipe.data.evaluate is None or not (dense or judge is not None):
         return None
     if not dense:  # by the calibrator, which reads texts

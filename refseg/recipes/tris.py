@@ -116,7 +116,14 @@ def tris_scenes() -> Recipe:
     Command: refseg train tris_scenes --out runs/tris_scenes
     Hardware: one CPU core. It starts from `clip-scenes`, which saw captions of whole pictures.
     """
-    return repaired(tris_scenes_paper(), "tris_scenes")
+    base = repaired(tris_scenes_paper(), "tris_scenes")
+    assert base.tris is not None
+    # Several texts of an image together: they are no negatives of each other here.
+    data = base.data.model_copy(update={"per_image": 4, "view": "sentence"})
+    fewer = {"batch_size": 16}
+    tris = base.tris.model_copy(update={"train": base.tris.train.model_copy(update=fewer)})
+    train = base.train.model_copy(update=fewer)
+    return base.model_copy(update={"data": data, "train": train, "tris": tris})
 
 
 def tris_scenes_paper() -> Recipe:
@@ -131,21 +138,24 @@ def tris_scenes_paper() -> Recipe:
         name="tris_scenes_paper",
         method_name="tris",
         method=TrisConfig(vision=vision, text=text, cut=CutConfig(length=24)),
-        data=DataConfig(name="scenes@12000", labels="text", negatives=3, per_image=4),
+        # One sentence a ref and step, as released: its other sentences would be its negatives.
+        data=DataConfig(name="scenes@12000", labels="text", negatives=3, view="ref"),
         preprocess=PreprocessConfig(size=128),
         tokens=TokenConfig(source="clip-scenes", max_words=24),
         weights=WeightsConfig(
             vision="clip-scenes", text="clip-scenes", calibrator="clip-scenes", edges="clip-scenes"
         ),
-        train=_small(steps=3_000),
+        train=_small(steps=3_000, batch_size=48),
         select="margin",
         stages=ORDER,
         tris=TrisPart(
             response=TrisResponseConfig(
                 vision=vision, text=text, cut=CutConfig(length=24), width=128
             ),
-            train=_small(steps=3_000),
-            edges_train=_small(steps=300, optimiser="sgd", lr=0.1, evaluate_every=None),
+            train=_small(steps=3_000, batch_size=48),
+            edges_train=_small(
+                steps=300, optimiser="sgd", lr=0.1, weight_decay=1e-4, evaluate_every=None
+            ),
             smooth="lattice",
             edges=EdgeNetConfig(vision=vision),
             edge_refs=4_000,
@@ -157,26 +167,31 @@ def repaired(recipe: Recipe, name: str) -> Recipe:
     """What the released code gets wrong, put right: sentences keep their end, pixels hear the
     words they are compared with while learning and answering alike, texts that are true of an image
     are no negatives of it, CLIP sees pixels as it knows them, both sides of the calibration are
-    clamped, PRMS multiplies by probabilities, and padding is not read.
+    clamped, PRMS multiplies by probabilities, padding is not read, and step 2's rate falls.
     """
     assert isinstance(recipe.method, TrisConfig)
     assert recipe.tris is not None
     response = recipe.tris.response
+    # The small pair learned from ImageNet's pixels, as its recipe has them.
+    paper_size = recipe.preprocess.size == 320
     step_1: dict[str, Any] = {
         "cut": response.cut.model_copy(update={"keep_end": True}),
         "prompt": "words",
         "select_map": "sigmoid",
         "loss": response.loss.model_copy(
-            update={"others": "distinct", "clamp_repel": True, "own_pixels": True}
+            update={"others": "distinct", "clamp_repel": True, "own_pixels": paper_size}
         ),
     }
     step_2 = {"cut": recipe.method.cut.model_copy(update={"keep_end": True}), "mask_padding": True}
     pixels = {"mean": PIXEL_MEAN, "std": PIXEL_STD}
-    paper_size = recipe.preprocess.size == 320
+    falls = recipe.train.model_copy(
+        update={"schedule": "poly"} if recipe.train.schedule == "constant" else {}
+    )
     return recipe.model_copy(
         update={
             "name": name,
             "method": recipe.method.model_copy(update=step_2),
+            "train": falls,
             "preprocess": recipe.preprocess.model_copy(update=pixels if paper_size else {}),
             # The tokenizer cuts and counts what it cuts, instead of the method in silence.
             "tokens": recipe.tokens.model_copy(update={"max_words": recipe.method.cut.length}),

@@ -24,7 +24,7 @@ import refseg
 from refseg.data.collate import normalise
 from refseg.data.dataset import ReferDataset
 from refseg.data.transforms import PreprocessConfig
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, RunError
 from refseg.label.job import Job as LabelJob
 from refseg.label.job import is_finished, one_start, read_claim, settle
 from refseg.label.options import LabelOptions
@@ -34,7 +34,7 @@ from refseg.label.workers import answer_here
 from refseg.methods.tris.edges import EdgeBatch, EdgeNet
 from refseg.methods.tris.refine import RefineSettings, refine
 from refseg.methods.tris.seeds import IGNORE, SeedConfig, Smooth, on_grid, seeds, unsmoothed
-from refseg.models import find_encoder
+from refseg.models import find_encoder, read_model_file
 from refseg.nn.clip_resnet import ClipResNet
 from refseg.nn.clip_weights import load_clip_part
 from refseg.nn.weights import load_hub_part, load_state, read_state
@@ -44,6 +44,7 @@ from refseg.ops.files import atomic_path, sha256_file
 from refseg.recipes.base import Recipe, TrisPart
 from refseg.recipes.batches import subset
 from refseg.recipes.provenance import digest, identity
+from refseg.recipes.starts import CARD_ENTRY, NOT_STATED
 from refseg.recipes.training import Job
 from refseg.recipes.tris_select import Selected
 from refseg.train.loader import TrainData
@@ -73,7 +74,7 @@ class EdgeBatches:
     their refs, resized by 0.5 to 1.5, mirrored and cut at random by (seed, epoch, index), as IRNet.
 
     Seeds are made at the picture's own size, for which the CRF's sigmas are meant, and when asked
-    for; a few epochs do not pay for a store of them. `plain`: nothing is drawn.
+    for; a few epochs do not pay for a store of them. `plain`: nothing is drawn, and no seeds made.
     """
 
     dataset: ReferDataset
@@ -93,8 +94,7 @@ class EdgeBatches:
         for index in indices:
             entry = self.dataset.entry(self.rows[index])
             picture = self.dataset.image(entry.image_row)
-            response = self.selected.in_px(entry.ref_id, self.preprocess.geometry(_hw(picture)))
-            found = seeds(response, picture, self.config, smoother(self.smooth))
+            found = self._seeds(entry.ref_id, picture)
             rng = np.random.default_rng([self.seed, epoch, index])
             placed = self._place(_hw(picture), None if self.plain else rng)
             side = self.preprocess.size
@@ -106,6 +106,12 @@ class EdgeBatches:
             normalise(np.stack(images), self.preprocess),
             torch.from_numpy(np.stack(labels)).long(),
         )
+
+    def _seeds(self, ref_id: int, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        if self.plain:  # for the mean displacement, which reads no seeds
+            return np.full(_hw(picture), IGNORE, np.uint8)
+        response = self.selected.in_px(ref_id, self.preprocess.geometry(_hw(picture)))
+        return seeds(response, picture, self.config, smoother(self.smooth))
 
     def _place(self, hw: tuple[int, int], rng: np.random.Generator | None) -> NDArray[np.float64]:
         """[2, 3] from px to net, pixel centres at whole numbers. rng: of what is drawn, if any."""
@@ -151,7 +157,14 @@ def learn_edges(
     """Train the edge network on seeds, set its mean displacement, keep its weights."""
     recipe = job.recipe
     net = build_edges(recipe, part)
-    known = [row for row in range(len(dataset)) if dataset.entry(row).ref_id in selected.row_of]
+    # A map that is nowhere positive says nothing of where things are.
+    told = {ref_id for ref_id, row in selected.row_of.items() if (selected.maps[row] > 0).any()}
+    known = [row for row in range(len(dataset)) if dataset.entry(row).ref_id in told]
+    if not known:
+        raise RunError(
+            f"none of {len(dataset):,} refs has a map that is positive anywhere",
+            remedy="train step 1 longer (tris.train.steps), in another --out",
+        )
     rows = [known[i] for i in subset(len(known), part.edge_refs, recipe.train.seed)]
     prepare = recipe.preprocess
     batches = EdgeBatches(
@@ -218,8 +231,11 @@ def write_masks(
     """The data set of all refs' pseudo masks; an interrupted start is gone on with."""
     task = RefMaskTask(options)
     plan = task.plan()
+    card = read_model_file(Path(options.model)).card
     about = {
-        "model": options.model, "method": "tris_response", "labels used": "text",
+        "model": options.model, "method": "tris_response",
+        "labels used": str(card.get("labels used", NOT_STATED)),
+        CARD_ENTRY: card.get(CARD_ENTRY, {}),
         "labels seen here": "text", "data": task.about,
     }  # fmt: skip
     asked = {"refseg": refseg.__version__, "task": "refs", "source": task.data_hash, **inputs}

@@ -17,11 +17,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from refseg import models
 from refseg.data.catalog import open_data
 from refseg.data.dataset import ReferDataset
 from refseg.errors import ConfigError
 from refseg.label.options import LabelOptions
+from refseg.ops.crf import SEEDS, refine
 from refseg.ops.files import sha256_file
 from refseg.recipes.base import Recipe, TrisPart
 from refseg.recipes.judging import open_calibrator
@@ -44,10 +47,11 @@ from refseg.types import Labels
 ORDER = ("respond", "select", "edges", "refine", "segment")
 
 
-def check_tris(recipe: Recipe) -> None:
+def check_tris(recipe: Recipe, run_dir: Path) -> None:
     """Refuse what a later stage would fail on, before hours of earlier ones.
 
-    Raises ConfigError (stages that do not fit, no calibrator, no encoder for edges).
+    Raises ConfigError (stages that do not fit, no calibrator, no encoder for edges), RefsegError
+    (the CRF asks for a package that is not there).
     """
     named = [name for name in recipe.stages if name in ORDER]
     if not named:
@@ -75,8 +79,17 @@ def check_tris(recipe: Recipe) -> None:
             "other texts away, and data.negatives=0 brings none",
             remedy="set data.negatives=3, or tris.response.loss.repel=0",
         )
-    if "edges" in named:
+    if recipe.weights.model is not None or recipe.data.also:
+        raise ConfigError(
+            f"recipe {recipe.name}: its two networks cannot both be weights.model, and its stages "
+            "read one data set",
+            remedy="set weights.model=null and data.also=[]",
+        )
+    # What is finished outlives what it was made with.
+    if "edges" in named and not (run_dir / "edges" / "manifest.json").exists():
         build_edges(recipe, part)
+        pixel = np.zeros((1, 1, 3), np.uint8)
+        refine(pixel, np.full((1, 1), 0.5, np.float32), part.smooth, SEEDS)
 
 
 def respond_stage(job: Job) -> Stage:
@@ -183,7 +196,10 @@ STAGES: dict[str, Callable[[Job], Stage]] = {
 
 
 def _sentences(recipe: Recipe) -> ReferDataset:
-    return open_split(recipe, recipe.data.train, view="sentence")
+    """The training split with its words alone, whatever else is granted to choose by."""
+    data = recipe.data.model_copy(update={"labels": "text", "objects": False})
+    told = recipe.model_copy(update={"data": data})
+    return open_split(told, recipe.data.train, view="sentence")
 
 
 def _refs(recipe: Recipe) -> ReferDataset:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from refseg.data.catalog import open_data
+from refseg.data.tokens import train_wordpiece
 from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ConfigError
 from refseg.models import Model
@@ -93,13 +94,18 @@ def fake(count: int) -> Any:
     return SimpleNamespace(geometry=(geometry,) * count)
 
 
-def test_a_judge_of_other_words_is_refused() -> None:
+def test_a_judge_of_other_words_is_refused(tmp_path: Path) -> None:
     tokens = toy_tokenizer()
     model = Model("half", "vega", Half(), tokens, PreprocessConfig(size=SIDE))
-    check_words(toy_calibrator(), model, "pair")
+    tmp_path.mkdir(exist_ok=True)
+    check_words(toy_calibrator(), model, str(tmp_path))  # weights alone tell no pieces
+    tokens.save(tmp_path / "tokenizer.json")
+    check_words(toy_calibrator(), model, str(tmp_path))
     judge = toy_calibrator()
     text = SimpleNamespace(vocab_size=tokens.vocab_size - 1)
     judge.pair = SimpleNamespace(config=SimpleNamespace(text=text))  # type: ignore[assignment]
-    with pytest.raises(ConfigError, match="word pieces") as caught:
-        check_words(judge, model, "pair")
-    assert "tokens.source=pair" in str(caught.value.remedy)
+    train_wordpiece(["some other words"], size=120, max_words=9).save(tmp_path / "tokenizer.json")
+    for other in (judge, toy_calibrator()):  # fewer rows; as many, and other pieces
+        with pytest.raises(ConfigError, match="word pieces") as caught:
+            check_words(other, model, str(tmp_path))
+        assert f"tokens.source={tmp_path}" in str(caught.value.remedy)

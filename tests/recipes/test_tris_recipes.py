@@ -7,7 +7,7 @@ import pytest
 from refseg.methods.tris import TrisConfig
 from refseg.recipes.base import Recipe
 from refseg.recipes.catalog import RECIPES, get_recipe
-from refseg.recipes.provenance import digest, identity
+from refseg.recipes.provenance import identity
 from refseg.recipes.tris_stages import ORDER
 from refseg.train.schedule import lr_factor
 from refseg.types import TEXT_ONLY
@@ -67,9 +67,23 @@ def test_what_is_repaired_is_named_switch_by_switch() -> None:
         "tris.response.select_map", "tris.response.loss.others", "tris.response.loss.clamp_repel",
         "tris.response.loss.own_pixels", "preprocess.mean", "preprocess.std",
     }  # fmt: skip
-    assert changes(get_recipe("tris_refcoco"), get_recipe("tris_refcoco_repaired")) == repaired
+    paper = changes(get_recipe("tris_refcoco"), get_recipe("tris_refcoco_repaired"))
+    assert paper == {*repaired, "train.schedule"}
     small = changes(get_recipe("tris_scenes_paper"), get_recipe("tris_scenes"))
-    assert small <= repaired  # pixels and pieces are the small pair's own already
+    # Pixels and pieces are the small pair's own already; texts of an image come together, which
+    # the released loss would take for each other's negatives.
+    own = {"preprocess.mean", "preprocess.std", "tokens.max_words", "tris.response.loss.own_pixels"}
+    together = {"data.per_image", "data.view", "train.batch_size", "tris.train.batch_size"}
+    assert small == repaired - own | together
+
+
+def test_edges_decay_as_irnets_do() -> None:
+    """With the other parts' decay the displacement head, whose rate is 1, would die."""
+    for name in NAMES:
+        part = get_recipe(name).tris
+        assert part is not None
+        assert part.edges_train.optimiser == "sgd"
+        assert (part.edges_train.lr, part.edges_train.weight_decay) == (0.1, 1e-4)
 
 
 def test_other_recipes_are_what_they_were_before_tris() -> None:
@@ -78,4 +92,3 @@ def test_other_recipes_are_what_they_were_before_tris() -> None:
         told = flat(identity(get_recipe(name)))
         late = ("tris", "negatives", "calibrator", "edges")
         assert not [key for key in told if key.split(".")[-1] in late or key.startswith(".tris")]
-        assert digest(identity(get_recipe(name)))

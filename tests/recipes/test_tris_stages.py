@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,15 @@ import torch
 
 from refseg import models
 from refseg.data.catalog import open_data, open_records
-from refseg.errors import ConfigError, LabelsError, ModelError
+from refseg.errors import ConfigError, LabelsError, ModelError, RefsegError, RunError
 from refseg.nn.clip_weights import read_pair
 from refseg.recipes import tris_edges
-from refseg.recipes.base import Recipe
+from refseg.recipes.base import Recipe, WeightsConfig
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.pretrain import run_encoder
 from refseg.recipes.runner import run_recipe
-from refseg.recipes.tris_select import MAPS, Selected, normalised
-from refseg.recipes.tris_stages import ORDER
+from refseg.recipes.tris_select import MAPS, REFS, Selected, normalised
+from refseg.recipes.tris_stages import ORDER, check_tris, response_recipe
 from refseg.train.log import read_log
 from refseg.types import Geometry, Labels
 from tests.recipes.partial_small import Watch, card, manifest, watched
@@ -73,7 +74,6 @@ def test_cards_say_that_masks_were_its_own(whole: Path) -> None:
     assert last["labels used"].startswith("text; encoders: ")
     assert last["labels used"].endswith("masks that its own step 1 proposed")
     for told in (first, last):
-        assert told["chosen by" if "chosen by" in told else "evaluation"]
         assert told["evaluation"]["chosen by"] == "margin"
         assert "the choice saw text" in told["weights"]
         assert "box" not in told["labels used"]
@@ -116,7 +116,7 @@ def test_pseudo_masks_are_an_ordinary_data_set(whole: Path, world: Path) -> None
     texts = sorted((e.image_id, e.text) for e in map(source.entry, range(len(source))))
     kept = sorted((e.image_id, e.text) for e in map(made.entry, range(len(made))))
     told = json.loads((whole / "refine" / "data" / "labels.json").read_text())
-    assert told["labels used"] == "text"
+    assert told["labels used"].startswith("text; encoders: ")
     assert told["counts"]["refs"] + told["counts"]["nothing found"] == len(
         {source.entry(row).ref_id for row in range(len(source))}
     )
@@ -184,6 +184,8 @@ def test_the_papers_preset_runs_too(world: Path, pair: Path, tmp_path: Path) -> 
         ("weights.calibrator=null", "weights.calibrator names none"),
         ("data.negatives=0", "data.negatives=0 brings none"),
         ("weights.edges=null", "weights.edges names none"),
+        ("data.also=[scenes]", "read one data set"),
+        ("weights.model=vega-scenes", "cannot both be weights.model"),
     ],
 )
 def test_what_a_later_stage_would_fail_on_is_refused_first(
@@ -211,6 +213,42 @@ def test_absent_weights_are_refused_loudly(recipe: Recipe, tmp_path: Path) -> No
         assert not (tmp_path / "run").exists()
 
 
+def test_the_papers_crf_is_asked_for_before_hours_of_training(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    wanted = apply_overrides(recipe, ["tris.smooth=pydensecrf2"])
+    with pytest.raises(RefsegError, match="pydensecrf2"):
+        run_recipe(wanted, tmp_path / "run", progress="none")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_outlives_what_edges_were_seen_through(
+    whole: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    shutil.copytree(whole, kept, symlinks=True)
+    part = recipe.tris
+    assert part is not None
+    check_tris(recipe.model_copy(update={"weights": WeightsConfig(calibrator="gone")}), kept)
+
+
+def test_a_margin_without_a_judge_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    alone = response_recipe(recipe)
+    quiet = apply_overrides(
+        alone,
+        [
+            "weights.calibrator=null",
+            "method.loss.attract=0",
+            "method.loss.repel=0",
+            "stages=[train]",
+        ],
+    )
+    with pytest.raises(ConfigError, match="margin"):
+        run_recipe(quiet, tmp_path / "run", progress="none")
+
+
 def test_masks_choose_only_on_request(recipe: Recipe) -> None:
     with pytest.raises(LabelsError):
         apply_overrides(recipe, ["select=mIoU"])
@@ -229,7 +267,15 @@ def test_a_map_in_px_is_positive_stretched_and_at_most_one() -> None:
 
 
 def test_broken_maps_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="select again") as caught:
+    with pytest.raises(RunError) as caught:
         Selected.read(tmp_path)
-    assert str(tmp_path) in str(caught.value)
+    assert str(tmp_path) in caught.value.message
+    assert "select again" in str(caught.value.remedy)
     (tmp_path / MAPS).write_bytes(b"no array")
+    (tmp_path / REFS).write_text('{"refs": [1], "sentence": [0], "score": [0.5]}')
+    with pytest.raises(RunError, match="broken maps"):
+        Selected.read(tmp_path)
+    with (tmp_path / MAPS).open("wb") as stream:
+        np.save(stream, np.zeros((2, 4, 4), np.float32))
+    with pytest.raises(RunError, match="2 maps of 1 refs"):
+        Selected.read(tmp_path)

@@ -84,8 +84,8 @@ class TrisResponseConfig(MethodConfig):
         the words of the text that they are compared with, in training and answers alike. "off".
     prompt_weight: of what the prompt adds. temperature: of the comparison; never learned.
     encoder_lr_scale: of both encoders, against the new parts.
-    select_map: what PRMS and `refine` multiply the image by: "relu" of the response, as released,
-        or its "sigmoid", as in calibration.
+    select_map: what PRMS multiplies the image by: "relu" of the response, as released, or its
+        "sigmoid", as in calibration.
     """
 
     vision: Annotated[Encoder, Field(union_mode="left_to_right")] = ClipResNetConfig()

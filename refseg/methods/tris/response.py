@@ -113,6 +113,10 @@ class TrisResponse(nn.Module):
 
     def responses(self, outputs: ResponseOutputs) -> Tensor:
         """S [I, N, B] float32: every text against every pixel of every image, as learning sees."""
+        with torch.autocast(outputs.pixels.device.type, enabled=False):
+            return self._responses(outputs)
+
+    def _responses(self, outputs: ResponseOutputs) -> Tensor:
         pixels, texts = outputs.pixels, outputs.sentences
         if self.prompt is None:
             return self.scale * pixels @ texts.T
@@ -129,6 +133,10 @@ class TrisResponse(nn.Module):
 
     def own(self, outputs: ResponseOutputs) -> Tensor:
         """[B, h, w] float32: each text against its own image, with no other text about."""
+        with torch.autocast(outputs.pixels.device.type, enabled=False):
+            return self._own(outputs)
+
+    def _own(self, outputs: ResponseOutputs) -> Tensor:
         pixels, texts = outputs.pixels[outputs.image_of], outputs.sentences
         if self.prompt is not None:
             weight = self.config.prompt_weight
