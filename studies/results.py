@@ -16,7 +16,14 @@ from typing import Any
 
 from refseg.errors import DataError, RefsegError
 from refseg.ops.files import atomic_write_bytes, atomic_write_text
-from studies import mutual_page, mutual_scenes_tables, partial_page, photographs_page, tables
+from studies import (
+    mutual_page,
+    mutual_scenes_tables,
+    partial_page,
+    photographs_page,
+    tables,
+    tris_page,
+)
 from studies.base import FIGURES, RESULTS
 from studies.charts import CHARTS
 from studies.tables import between, percent
@@ -236,6 +243,9 @@ SECTIONS: Mapping[str, Callable[[Record], Values]] = {
     "partial_task": partial_page.task,
     "partial_pictures": partial_page.pictures,
     "partial_bounds": partial_page.bounds,
+    "tris_steps": tris_page.steps,
+    "tris_ablations": tris_page.ablations,
+    "tris_pictures": tris_page.pictures,
     "photographs_detections": photographs_page.detections,
     "photographs_choice": photographs_page.choice,
     "photographs_nothing": photographs_page.nothing,
@@ -260,6 +270,9 @@ COMMANDS = {
     "partial_task": "python -m studies.partial task --rec MODEL --seeds 0 1 2",
     "partial_pictures": "python -m studies.partial pictures --rec MODEL",
     "partial_bounds": "python -m studies.partial bounds --real DIR --photos DIR",
+    "tris_steps": "python -m studies.tris steps --seeds 0 1 2",
+    "tris_ablations": "python -m studies.tris ablations --seeds 0 1 2",
+    "tris_pictures": "python -m studies.tris pictures",
     "photographs_detections": "python -m studies.photographs detections --real DIR",
     "photographs_choice": "python -m studies.photographs choice --real DIR",
     "photographs_nothing": ("python -m studies.photographs nothing --real DIR --photos DIR"),
@@ -281,6 +294,7 @@ PICTURES = {
     "partial-resampling.png": "pseudo points as they were written, and resampled",
     "robustness-slang.png": "answers as written and after slang",
     "robustness-two-typos.png": "answers as written and after two typos",
+    "tris-steps.png": "six training expressions from picture to pseudo mask, step 2 and truth",
     "tsne.png": "pictures above, their tokens placed by t-SNE below",
 }
 

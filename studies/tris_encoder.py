@@ -1,0 +1,100 @@
+"""What the encoder that TRIS starts from shows by itself, no training added.
+
+"saliency" is where its last map is strong, whatever the words say. "maskclip" is the similarity of
+each place with the text, after MaskCLIP (Zhou et al., ECCV 2022): the attention that makes one
+vector of the map is left out, and every place goes through its projections of values alone, as if
+it were asked for by itself. (MaskCLIP averages many sentences a class; here it is the one asked.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from refseg.data.collate import collate
+from refseg.data.tokens import load_tokenizer
+from refseg.data.transforms import PreprocessConfig
+from refseg.errors import ConfigError
+from refseg.methods.tris.response import in_net
+from refseg.models import find_encoder
+from refseg.nn.clip_pair import ClipPair
+from refseg.nn.clip_resnet import AttentionPool, ClipResNet
+from refseg.nn.clip_weights import read_pair
+from refseg.ops.masks import response_to_mask
+from refseg.recipes.starts import encoder_labels
+from refseg.types import Batch, Geometry, Prediction, Sample
+
+SALIENCY, MASKCLIP = "saliency", "maskclip"
+#: (pair, batch) -> a map [B, h, w] of each expression, in any range.
+Look = Callable[[ClipPair, Batch], Tensor]
+
+
+class EncoderAnswers:
+    """`predict(samples)` as a model does: a map of the encoder, and what exceeds its middle.
+
+    pair: name or folder. preprocess: how it sees pictures. rule: SALIENCY or MASKCLIP.
+    Raises ModelError (no such pair), ConfigError (a pair without ResNet).
+    """
+
+    def __init__(self, pair: str, preprocess: PreprocessConfig, rule: str) -> None:
+        folder = find_encoder(pair)
+        self.name, self.card = rule, {"labels used": encoder_labels(folder)}
+        self.pair, self.preprocess, self._look = read_pair(folder), preprocess, LOOKS[rule]
+        if not isinstance(self.pair.vision, ClipResNet):
+            raise ConfigError(f"{Path(pair).name} has no maps", remedy="name a pair with a ResNet")
+        words = self.pair.config.text.max_positions
+        self.tokenizer = load_tokenizer(folder, words)
+
+    @torch.inference_mode()
+    def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
+        """One prediction per sample."""
+        batch = collate(samples, self.tokenizer, self.preprocess, share_images=True)
+        hw = (batch.images.shape[2], batch.images.shape[3])
+        maps = in_net(self._look(self.pair, batch), hw)
+        return [_answer(*one) for one in zip(maps, batch.geometry, strict=True)]
+
+
+def _answer(one: Tensor, geometry: Geometry) -> Prediction:
+    response = stretched(one).numpy()
+    return Prediction(response_to_mask(response, geometry), 1.0, geometry, response)
+
+
+def stretched(values: Tensor) -> Tensor:
+    """A map with its lowest value at 0 and its highest at 1; one that is flat is 0 everywhere."""
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high > low else torch.zeros_like(values)
+
+
+def saliency(pair: ClipPair, batch: Batch) -> Tensor:
+    """[B, h, w]: the mean over channels of the absolute last map."""
+    last = _tower(pair)(batch.images)[-1]
+    return last.abs().mean(dim=1)[batch.image_of]
+
+
+def maskclip(pair: ClipPair, batch: Batch) -> Tensor:
+    """[B, h, w]: the cosine of each place, projected as a value, with the text's vector."""
+    places = dense(_tower(pair), batch.images)[batch.image_of]
+    texts = pair.embed_texts(batch.words, batch.word_mask)
+    return torch.einsum("behw,be->bhw", places, texts)
+
+
+def dense(tower: ClipResNet, images: Tensor) -> Tensor:
+    """[I, E, h, w]: every place of the last map in the space of texts, unit length."""
+    pool: Any = tower.attnpool
+    assert isinstance(pool, AttentionPool)
+    last = tower(images)[-1].permute(0, 2, 3, 1)
+    projected: Tensor = pool.c_proj(pool.v_proj(last))
+    return F.normalize(projected, dim=-1).permute(0, 3, 1, 2)
+
+
+def _tower(pair: ClipPair) -> ClipResNet:
+    assert isinstance(pair.vision, ClipResNet)
+    return pair.vision
+
+
+LOOKS: dict[str, Look] = {SALIENCY: saliency, MASKCLIP: maskclip}
