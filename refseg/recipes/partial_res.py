@@ -245,7 +245,10 @@ def partial_res_scenes() -> Recipe:
 
     Command: refseg train partial_res_scenes --out runs/partial_res_scenes
     Hardware: one CPU core; `rec` took an hour on one with AVX2. It is bundled as seqtr-rec-scenes
-    (REC@0.5 71.4 % on scenes val, no mask seen): weights.rec=seqtr-rec-scenes spares it.
+    (REC@0.5 71.4 % on scenes val, no mask seen): weights.rec=seqtr-rec-scenes spares it. The
+    bundled partial-res-scenes (docs/results.md) went on from there in some 70 minutes, by
+    --set weights.rec=seqtr-rec-scenes --set weights.vision=null --set partial.agree=0.2 \\
+        --set partial.again_steps=2000 --set "stages=[res,pseudo,res_pseudo]"
 
     What must not change is the paper's: REC on all boxes, RES on 1 % of the masks, pseudo masks
     that fit the known boxes, RES on both; [TASK], CCTF, PMCA, one vocabulary. What differs: it

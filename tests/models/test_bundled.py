@@ -32,7 +32,10 @@ def test_it_is_small(name: str) -> None:
     assert sum(path.stat().st_size for path in folder.iterdir()) <= LIMIT_MB * 10**6
 
 
-@pytest.mark.parametrize(("name", "least"), [("vega-scenes", 0.55), ("mutual-scenes", 0.5)])
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("vega-scenes", 0.55), ("mutual-scenes", 0.5), ("partial-res-scenes", 0.35)],
+)
 def test_it_reads(name: str, least: float) -> None:
     """Bounds far below the measured scores: 28 pictures are few."""
     data = open_data("scenes", "train", LABELS, objects=True)
@@ -48,6 +51,15 @@ def test_it_finds_boxes() -> None:
     model = models.load("seqtr-rec-scenes")
     assert "mask" not in model.card["labels granted"]
     assert evaluate(model, data, limit=150).metrics["REC@0.5"] >= 0.55
+
+
+def test_its_few_masks_are_told() -> None:
+    """An outline of points, from a box for all and masks for 1 %."""
+    model = models.load("partial-res-scenes")
+    assert model.card["labels granted"] == "text+box+mask(696 refs)"
+    data = open_data("scenes", "train", LABELS)
+    for answer in model.predict(data.samples(range(8))):
+        assert answer.empty or len(answer.polygons[0]) >= 3
 
 
 def test_it_writes() -> None:
