@@ -5,7 +5,11 @@
     ... --json out.json                        the same numbers as one object ("-": printed)
 
 Compared in turn, run by run, after both forms were seen to give the same:
-- walking: the random walk of the refinement, neighbours alone against a dense matrix squared.
+- walking: the random walk of the refinement, neighbours alone against a dense matrix squared;
+- step1: a training step, what the frozen judge says asked for once, against each time anew;
+- asking: answers of both steps, the image encoded once, against a forward pass a sentence;
+- refining: the pseudo masks of an image's refs together, against edges found for each of them.
+All but the walk run with random weights.
 """
 
 from __future__ import annotations
@@ -22,11 +26,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.mutual.measuring import Table
 from benchmarks.output import hand_over
+from benchmarks.tris.asking import asking
+from benchmarks.tris.judging import judging
+from benchmarks.tris.refining import refining
 from benchmarks.tris.walking import walking
 
 # Each takes the number of timed runs. "ms" is that of what the title tells.
-PARTS: dict[str, Callable[[int], Mapping[str, Table]]] = {"walking": walking}
-COLUMNS = {"ms": "median ms", "as_fast": "x as fast", "gmacs": "GMACs", "added_mib": "MiB more"}
+PARTS: dict[str, Callable[[int], Mapping[str, Table]]] = {
+    "walking": walking,
+    "step1": judging,
+    "asking": asking,
+    "refining": refining,
+}
+COLUMNS = {
+    "ms": "median ms",
+    "as_fast": "x as fast",
+    "per_second": "a second",
+    "gmacs": "GMACs",
+    "added_mib": "MiB more",
+}
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
@@ -42,7 +60,8 @@ def show(told: Mapping[str, Any]) -> None:
             for title, table in told[part].items():
                 show_table(title, table)
     print(
-        "\nMiB more: the peak of a fresh process over what it held before; counted: two matrices."
+        "\nA second: texts of a step, sentences answered, images refined.\n"
+        "MiB more: the peak of a fresh process over what it held before; counted: two matrices."
     )
 
 
