@@ -163,7 +163,17 @@ def find_encoder(name: str) -> Path:
     Raises ModelError when it is none of them.
     """
     bundled = BUNDLED / "encoders" / name
-    return bundled if (bundled / "config.json").is_file() else local_folder(name)
+    if (bundled / "config.json").is_file():
+        return bundled
+    from refseg.recipes.catalog import ENCODERS  # its modules import this one
+
+    recipe = name.replace("-", "_")
+    if recipe in ENCODERS and not Path(name).is_dir():
+        raise ModelError(
+            f"{name} is not in this installation",
+            remedy=f"train it with `refseg train {recipe} --out RUN` and name RUN/model",
+        )
+    return local_folder(name)
 
 
 def find_model(name: str) -> Path:

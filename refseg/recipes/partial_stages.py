@@ -25,6 +25,7 @@ from refseg.label.agreement import NoneKept
 from refseg.methods.partial_res.config import PartialResConfig
 from refseg.recipes.base import PartialConfig, Recipe
 from refseg.recipes.batches import subset
+from refseg.recipes.labelling import ref_masks
 from refseg.recipes.opening import masked_refs, open_split
 from refseg.recipes.provenance import digest, identity
 from refseg.recipes.rewarding import model_hash
@@ -279,19 +280,12 @@ def _config(recipe: Recipe, stage: str) -> PartialConfig:
 
 
 def _label_options(recipe: Recipe, model: Path, out: Path, number: int) -> LabelOptions:
-    data, config = recipe.data, _config(recipe, "pseudo")
-    return LabelOptions(
-        model=str(model),
-        task="masks",
-        data=data.name,
-        out=out,
-        split=data.train,
-        split_by=data.split_by,
-        images=Path(data.images) if data.images else None,
-        exclude_images=frozenset(data.exclude_images),
-        text_field=data.text_field,
+    config = _config(recipe, "pseudo")
+    return ref_masks(
+        recipe,
+        model,
+        out,
         agree=config.agree,
-        per_ref=True,
         skip_refs=masked_refs(recipe).ref_ids,
         weight=config.weight,
         seed=recipe.train.seed + number - 1,

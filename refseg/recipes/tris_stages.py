@@ -23,11 +23,11 @@ from refseg import models
 from refseg.data.catalog import open_data
 from refseg.data.dataset import ReferDataset
 from refseg.errors import ConfigError
-from refseg.label.options import LabelOptions
 from refseg.ops.crf import SEEDS, refine
 from refseg.ops.files import sha256_file
 from refseg.recipes.base import Recipe, TrisPart
 from refseg.recipes.judging import open_calibrator
+from refseg.recipes.labelling import ref_masks
 from refseg.recipes.opening import open_split
 from refseg.recipes.provenance import digest, identity
 from refseg.recipes.rewarding import model_hash
@@ -165,7 +165,13 @@ def refine_stage(job: Job) -> Stage:
         if job.main:
             selected = Selected.read(job.run_dir / "select")
             refiner = read_refiner(job.run_dir / "edges", recipe, part, selected)
-            write_masks(job, part, _label_options(recipe, job.run_dir, out), inputs, refiner)
+            write_masks(
+                job,
+                part,
+                ref_masks(recipe, job.run_dir / "respond" / "model", out),
+                inputs,
+                refiner,
+            )
         job.barrier()
         return [path for path in sorted(out.iterdir()) if path.suffix in (".p", ".json")]
 
@@ -210,23 +216,6 @@ def _refs(recipe: Recipe) -> ReferDataset:
 def _maps_hash(run_dir: Path) -> dict[str, str]:
     path = run_dir / "select" / MAPS
     return {"maps": sha256_file(path) if path.is_file() else "not there"}
-
-
-def _label_options(recipe: Recipe, run_dir: Path, out: Path) -> LabelOptions:
-    data = recipe.data
-    return LabelOptions(
-        model=str(run_dir / "respond" / "model"),
-        task="masks",
-        data=data.name,
-        out=out,
-        split=data.train,
-        split_by=data.split_by,
-        images=Path(data.images) if data.images else None,
-        exclude_images=frozenset(data.exclude_images),
-        text_field=data.text_field,
-        per_ref=True,
-        seed=recipe.train.seed,
-    )
 
 
 def _part(recipe: Recipe) -> TrisPart:

@@ -279,3 +279,9 @@ def test_broken_maps_say_what_to_do(tmp_path: Path) -> None:
         np.save(stream, np.zeros((2, 4, 4), np.float32))
     with pytest.raises(RunError, match="2 maps of 1 refs"):
         Selected.read(tmp_path)
+
+
+def test_an_encoder_that_is_not_here_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as caught:
+        models.find_encoder("proposals-coco")
+    assert "refseg train proposals_coco" in str(caught.value.remedy)
