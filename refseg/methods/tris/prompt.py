@@ -8,6 +8,10 @@ texts. Over the batch's texts the visual half is a trap: with one text, as in ev
 everywhere, A Vt the same at each pixel, and its norm nothing but the norm's bias (`alone`). Over
 the words of the text itself (`heard`) it means the same while learning and answering.
 
+`heard_along` is the product of that dV with one vector per image and text, all that learning asks of
+it, without dV of all pairs: shares over words let words be moved before they are summed, and a mean
+and a variance over pixels are those of the shares.
+
 Letters: I images, B texts, N pixels, T words, C channels.
 """
 
@@ -74,6 +78,27 @@ class BilateralPrompt(nn.Module):
         weights = scores.masked_fill(~word_mask[:, None], float("-inf")).softmax(dim=-1)
         added: Tensor = self.pixel_norm(self.to_pixels(weights @ values))
         return added
+
+    def heard_along(
+        self, pixels: Tensor, words: Tensor, word_mask: Tensor, along: Tensor
+    ) -> Tensor:
+        """<dV, along> [I, N, B] of every text's words [B, T, C] at pixels [I, N, C] of every image.
+
+        along: [I, B, C]. The same as `heard` of each pair, in T / N of its memory.
+        """
+        images, texts = along.shape[:2]
+        keys = F.relu(self.text_key(words)).flatten(0, 1)  # [B T, C]
+        scores = (self.pixel_query(pixels) @ keys.T * self.scale).unflatten(2, (texts, -1))
+        shares = scores.masked_fill(~word_mask, float("-inf")).softmax(dim=-1)  # [I, N, B, T]
+        shares = (shares - shares.mean(dim=1, keepdim=True)).permute(2, 0, 1, 3)  # [B, I, N, T]
+        moved = self.to_pixels(F.relu(self.text_value(words)))  # [B, T, C]
+        spread = shares.transpose(2, 3) @ shares / shares.shape[2]  # [B, I, T, T]
+        spread = (spread.flatten(1, 2) @ moved).unflatten(1, (images, -1))  # [B, I, T, C]
+        variance = (spread * moved[:, None]).sum(dim=2).clamp_min(0)  # [B, I, C]
+        norm, along = self.pixel_norm, along.transpose(0, 1)
+        weights = (variance + norm.eps).rsqrt() * norm.weight * along  # [B, I, C]
+        said = shares @ (weights @ moved.transpose(1, 2))[..., None]  # [B, I, N, 1]
+        return (said[..., 0] + (along @ norm.bias)[..., None]).permute(1, 2, 0)
 
     def to_all(self, pixels: Tensor, texts: Tensor) -> Tensor:
         """dL [I, B, C]: every text attends to the pixels of every image."""

@@ -125,11 +125,10 @@ class TrisResponse(nn.Module):
         if self.config.prompt == "batch":
             heard = pixels + weight * self.prompt.together(pixels, texts)
             return self.scale * (heard @ moved.transpose(1, 2)).float()
-        columns = [
-            self._compared(pixels + weight * self._heard(outputs, row), moved[:, row])
-            for row in range(len(texts))
-        ]
-        return torch.stack(columns, dim=2)
+        assert outputs.words is not None
+        assert outputs.word_mask is not None
+        heard = self.prompt.heard_along(pixels, outputs.words, outputs.word_mask, moved)
+        return self.scale * (pixels @ moved.transpose(1, 2) + weight * heard).float()
 
     def own(self, outputs: ResponseOutputs) -> Tensor:
         """[B, h, w] float32: each text against its own image, with no other text about."""
@@ -149,16 +148,6 @@ class TrisResponse(nn.Module):
                 added = self.prompt.alone()
             pixels = pixels + weight * added
         return self._compared(pixels, texts).view(-1, *outputs.hw)
-
-    def _heard(self, outputs: ResponseOutputs, row: int) -> Tensor:
-        """dV [I, N, C] of all images with the words of one text."""
-        assert self.prompt is not None
-        assert outputs.words is not None
-        assert outputs.word_mask is not None
-        images = len(outputs.pixels)
-        words = outputs.words[row].expand(images, -1, -1)
-        mask = outputs.word_mask[row].expand(images, -1)
-        return self.prompt.heard(outputs.pixels, words, mask)
 
     def _compared(self, pixels: Tensor, texts: Tensor) -> Tensor:
         """[R, N] float32 of pixels [R, N, C] and a text each [R, C]."""

@@ -111,6 +111,52 @@ def test_words_are_heard_pair_by_pair_and_padding_is_not(prompt: BilateralPrompt
     assert torch.equal(found, other)
 
 
+def pair_by_pair(
+    prompt: BilateralPrompt, pixels: Tensor, words: Tensor, mask: Tensor, along: Tensor
+) -> Tensor:
+    """<dV, along> of every image and text, with dV itself."""
+    images, texts = along.shape[:2]
+    columns = [
+        (
+            prompt.heard(pixels, words[b].expand(images, -1, -1), mask[b].expand(images, -1))
+            * along[:, b, None]
+        ).sum(dim=-1)
+        for b in range(texts)
+    ]
+    return torch.stack(columns, dim=2)
+
+
+def test_all_pairs_at_once_are_each_pair_alone(prompt: BilateralPrompt) -> None:
+    prompt.double()
+    words, mask = unit(3, 4, WIDTH, seed=3).double(), torch.ones(3, 4, dtype=torch.bool)
+    mask[1, 2:], mask[2, 1:] = False, False
+    losses, gradients = [], []
+    for compared in (prompt.heard_along, lambda *args: pair_by_pair(prompt, *args)):
+        pixels = unit(2, PIXELS, WIDTH).double().requires_grad_()
+        along = unit(2, 3, WIDTH, seed=4).double().requires_grad_()
+        prompt.zero_grad()
+        found = compared(pixels, words, mask, along)
+        found.square().sum().backward()
+        losses.append(found.detach())
+        parts = [p.grad for p in prompt.parameters() if p.grad is not None]
+        assert pixels.grad is not None
+        assert along.grad is not None
+        gradients.append([pixels.grad, along.grad, *parts])
+    assert losses[0].shape == (2, PIXELS, 3)
+    torch.testing.assert_close(*losses, atol=1e-9, rtol=1e-9)
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-7, rtol=1e-7)
+
+
+def test_one_word_or_one_pixel_leaves_the_norms_bias(prompt: BilateralPrompt) -> None:
+    along = unit(2, 3, WIDTH, seed=4)
+    for pixels, words in ((PIXELS, 1), (1, 4)):
+        mask = torch.ones(3, words, dtype=torch.bool)
+        found = prompt.heard_along(unit(2, pixels, WIDTH), unit(3, words, WIDTH), mask, along)
+        expected = (along @ prompt.pixel_norm.bias)[:, None].expand(-1, pixels, -1)
+        near(found, expected, 1e-3)
+
+
 def test_it_has_the_published_number_of_parameters() -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in BilateralPrompt(1024).parameters()) == 8_404_992
