@@ -8,9 +8,9 @@ texts. Over the batch's texts the visual half is a trap: with one text, as in ev
 everywhere, A Vt the same at each pixel, and its norm nothing but the norm's bias (`alone`). Over
 the words of the text itself (`heard`) it means the same while learning and answering.
 
-`heard_along` is the product of that dV with one vector per image and text, all that learning asks of
-it, without dV of all pairs: shares over words let words be moved before they are summed, and a mean
-and a variance over pixels are those of the shares.
+`heard_along` is the product of that dV with one vector per image and text, which is all that
+learning asks of it, without dV of all pairs: shares over words let words be moved before they are
+summed, and a mean and a variance over pixels are those of the shares.
 
 Letters: I images, B texts, N pixels, T words, C channels.
 """
