@@ -33,6 +33,7 @@ from refseg.train.log import JsonLog, TensorBoard, read_log
 from refseg.train.meter import Meter
 from refseg.train.optim import build_optimiser
 from refseg.train.parallel import (
+    check_cuts,
     deterministic,
     from_main,
     make_accelerator,
@@ -102,6 +103,7 @@ class _Run:
     def __post_init__(self) -> None:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         self.main = self.accelerator.is_main_process
+        check_cuts(self.method, self.config, world)
         self.plan = Plan.make(self.config, self.data.size, rank, world)
         self.module = wrap(self.accelerator, self.method, self.config)
         self.optimiser = build_optimiser(self.method, self.config)

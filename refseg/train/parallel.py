@@ -66,6 +66,23 @@ class LossModule(nn.Module):
             return method.loss(method(batch), batch)
 
 
+def check_cuts(method: nn.Module, config: TrainConfig, processes: int) -> None:
+    """Refuse to cut a step whose loss cannot be cut.
+
+    A method that says `compares_samples = True` learns by telling the samples of a step apart:
+    each part would have fewer to tell apart, which is another loss. Raises ConfigError.
+    """
+    parts = config.accumulate * processes
+    if parts > 1 and getattr(method, "compares_samples", False):
+        raise ConfigError(
+            f"{type(method).__name__} learns by comparing all samples of a step, and this run "
+            f"would cut each step into {parts} parts ({processes} processes, train.accumulate="
+            f"{config.accumulate})",
+            remedy="train it in one process with train.accumulate=1; a smaller train.batch_size "
+            "needs less memory, and gives fewer texts to tell apart",
+        )
+
+
 def wrap(accelerator: Accelerator, method: nn.Module, config: TrainConfig) -> nn.Module:
     """The module to call for losses: on the device, compiled, copied or sharded as configured.
 

@@ -25,7 +25,7 @@ from refseg.train.loader import TrainData
 from refseg.train.log import read_log
 from refseg.train.loop import fit
 from refseg.train.optim import build_optimiser
-from refseg.train.parallel import clip_gradients
+from refseg.train.parallel import check_cuts, clip_gradients
 from refseg.train.results import Evaluation, FitResult
 from refseg.types import Batch
 
@@ -379,6 +379,24 @@ def test_a_single_process_cannot_shard(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="only one") as caught:
         run(tmp_path, fsdp=True)
     assert "torchrun" in caught.value.remedy
+
+
+class Comparing(Toy):
+    """Says that its loss needs the whole step."""
+
+    compares_samples = True
+
+
+def test_a_loss_that_compares_samples_is_not_cut(tmp_path: Path) -> None:
+    settings = config(steps=2)
+    fit(Comparing(), toy_data(), settings, tmp_path / "whole", progress="none")
+    cut = settings.model_copy(update={"accumulate": 2})
+    with pytest.raises(ConfigError, match="Comparing .* into 2 parts") as caught:
+        fit(Comparing(), toy_data(), cut, tmp_path / "cut", progress="none")
+    assert "accumulate=1" in caught.value.remedy
+    with pytest.raises(ConfigError, match=r"\(2 processes"):
+        check_cuts(Comparing(), settings, 2)
+    check_cuts(Toy(), cut, 2)
 
 
 def test_deterministic_is_asked_for_within_the_run_only(tmp_path: Path) -> None:

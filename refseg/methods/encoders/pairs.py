@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,8 @@ class PairBatch:
 
 class PairLearner(nn.Module):
     """forward(PairBatch) -> similarities [B, B], pictures by captions."""
+
+    compares_samples: ClassVar[bool] = True
 
     def __init__(self, config: PairConfig) -> None:
         super().__init__()

@@ -19,6 +19,9 @@ from refseg.nn.clip_pair import ClipPair
 
 #: Texts whose embedding is kept: some 300 MB at most for the published calibrator.
 KEPT = 150_000
+#: Texts embedded together where they are kept: always so many of one width, filled up, since the
+#: last bit of a product depends on its shape and a resumed run asks in other company.
+TOGETHER = 32
 Channels = tuple[float, float, float]
 
 
@@ -55,7 +58,7 @@ class Calibrator:
                 self._known.clear()
                 new = {key: row for row, key in enumerate(keys)}
             rows = list(new.values())
-            self._known.update(zip(new, self._embedded(words[rows], word_mask[rows]), strict=True))
+            self._known.update(zip(new, self._alike(words[rows], word_mask[rows]), strict=True))
         return torch.stack([self._known[key] for key in keys]).to(words.device)
 
     def seen(self, images: Tensor, masks: Tensor) -> Tensor:
@@ -84,6 +87,18 @@ class Calibrator:
     def _embedded(self, words: Tensor, word_mask: Tensor) -> Tensor:
         with torch.autocast(words.device.type, enabled=False):
             return self.pair.embed_texts(words, word_mask).float()
+
+    def _alike(self, words: Tensor, word_mask: Tensor) -> Tensor:
+        """As `_embedded`, each text with the same bits whatever the others are."""
+        more = self.pair.config.text.max_positions - words.shape[1]
+        words = F.pad(words.masked_fill(~word_mask, 0), (0, more))
+        word_mask = F.pad(word_mask, (0, more))
+        found = []
+        for start in range(0, len(words), TOGETHER):
+            rows = torch.arange(start, start + TOGETHER, device=words.device)
+            filled = rows.clamp(max=len(words) - 1)
+            found.append(self._embedded(words[filled], word_mask[filled]))
+        return torch.cat(found)[: len(words)]
 
     def _to(self, device: torch.device) -> None:
         if next(self.pair.parameters()).device != device:

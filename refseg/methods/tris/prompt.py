@@ -71,10 +71,13 @@ class BilateralPrompt(nn.Module):
         """dV [C], the same for every pixel, image and text: `together` with one text."""
         return self.pixel_norm.bias
 
-    def heard(self, pixels: Tensor, words: Tensor, word_mask: Tensor) -> Tensor:
-        """dV [R, N, C] of R pairs, where pixels [R, N, C] attend to words [R, T, C]."""
+    def heard(self, pixels: Tensor, words: Tensor, word_mask: Tensor, image_of: Tensor) -> Tensor:
+        """dV [B, N, C], where the pixels [I, N, C] of each text's image attend to its words
+        [B, T, C].
+        """
         keys, values = F.relu(self.text_key(words)), F.relu(self.text_value(words))
-        scores = self.pixel_query(pixels) @ keys.transpose(1, 2) * self.scale  # [R, N, T]
+        query = self.pixel_query(pixels)[image_of]
+        scores = query @ keys.transpose(1, 2) * self.scale  # [B, N, T]
         weights = scores.masked_fill(~word_mask[:, None], float("-inf")).softmax(dim=-1)
         added: Tensor = self.pixel_norm(self.to_pixels(weights @ values))
         return added
@@ -98,7 +101,8 @@ class BilateralPrompt(nn.Module):
         norm, along = self.pixel_norm, along.transpose(0, 1)
         weights = (variance + norm.eps).rsqrt() * norm.weight * along  # [B, I, C]
         said = shares @ (weights @ moved.transpose(1, 2))[..., None]  # [B, I, N, 1]
-        return (said[..., 0] + (along @ norm.bias)[..., None]).permute(1, 2, 0)
+        pairs: Tensor = said[..., 0] + (along @ norm.bias)[..., None]  # [B, I, N]
+        return pairs.permute(1, 2, 0)
 
     def to_all(self, pixels: Tensor, texts: Tensor) -> Tensor:
         """dL [I, B, C]: every text attends to the pixels of every image."""
@@ -107,9 +111,10 @@ class BilateralPrompt(nn.Module):
         added: Tensor = self.to_texts(weights @ self.pixel_value(pixels))
         return added
 
-    def to_own(self, pixels: Tensor, texts: Tensor) -> Tensor:
-        """dL [B, C]: every text attends to the pixels [B, N, C] of its own image."""
+    def to_own(self, pixels: Tensor, texts: Tensor, image_of: Tensor) -> Tensor:
+        """dL [B, C]: every text attends to the pixels of its own image, of [I, N, C]."""
         query = F.relu(self.text_query(texts))[:, None]  # [B, 1, C]
-        weights = (query @ self.pixel_key(pixels).transpose(1, 2) * self.scale).softmax(dim=-1)
-        added: Tensor = self.to_texts(weights @ self.pixel_value(pixels))
+        keys, values = self.pixel_key(pixels)[image_of], self.pixel_value(pixels)[image_of]
+        weights = (query @ keys.transpose(1, 2) * self.scale).softmax(dim=-1)
+        added: Tensor = self.to_texts(weights @ values)
         return added[:, 0]

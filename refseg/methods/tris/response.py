@@ -66,6 +66,8 @@ class TrisResponse(nn.Module):
     """The method (see `refseg.method.Method`); needs no label but the texts."""
 
     needs: ClassVar[Labels] = Labels()
+    #: The other texts of a step are the negatives of L_cls.
+    compares_samples: ClassVar[bool] = True
 
     def __init__(self, config: TrisResponseConfig) -> None:
         super().__init__()
@@ -136,14 +138,16 @@ class TrisResponse(nn.Module):
             return self._own(outputs)
 
     def _own(self, outputs: ResponseOutputs) -> Tensor:
-        pixels, texts = outputs.pixels[outputs.image_of], outputs.sentences
+        texts, image_of = outputs.sentences, outputs.image_of
+        pixels = outputs.pixels[image_of]
         if self.prompt is not None:
             weight = self.config.prompt_weight
-            texts = texts + weight * self.prompt.to_own(pixels, texts)
+            texts = texts + weight * self.prompt.to_own(outputs.pixels, texts, image_of)
             if self.config.prompt == "words":
-                assert outputs.words is not None
-                assert outputs.word_mask is not None
-                added = self.prompt.heard(pixels, outputs.words, outputs.word_mask)
+                words, mask = outputs.words, outputs.word_mask
+                assert words is not None
+                assert mask is not None
+                added = self.prompt.heard(outputs.pixels, words, mask, image_of)
             else:
                 added = self.prompt.alone()
             pixels = pixels + weight * added

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from refseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from refseg.methods.tris.calibrator import (
+    TOGETHER,
     Calibrator,
     calibration,
     choose,
@@ -83,12 +84,24 @@ def test_texts_that_were_asked_are_looked_up(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(toy_pair(), "embed_texts", counted)
     torch.testing.assert_close(cached.texts(WORDS, MASK), expected)
-    assert asked == [2]  # two of the three are the same
+    assert asked == [TOGETHER]  # two of the three are the same, filled up
     padded = F.pad(WORDS, (0, 3), value=17), F.pad(MASK, (0, 3))
     torch.testing.assert_close(cached.texts(*padded), expected)
-    assert asked == [2]
+    assert asked == [TOGETHER]
     cached.texts(WORDS + 1, MASK)
-    assert asked == [2, 2]
+    assert asked == [TOGETHER, TOGETHER]
+
+
+def test_a_kept_text_has_the_same_bits_in_any_company() -> None:
+    torch.manual_seed(0)
+    words = torch.randint(4, 60, (70, 9))
+    mask = torch.arange(9) < torch.randint(1, 10, (70, 1))
+    together = toy_calibrator().texts(words, mask)
+    for company in ([3], [69, 0, 3], list(range(69, -1, -1))):
+        longest = int(mask[company].sum(dim=1).max())
+        found = toy_calibrator().texts(words[company, :longest], mask[company, :longest])
+        assert torch.equal(found, together[company])
+    torch.testing.assert_close(together, toy_calibrator(cache=False).texts(words, mask))
 
 
 def test_memory_of_texts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

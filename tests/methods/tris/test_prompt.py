@@ -70,7 +70,7 @@ def test_the_text_half_is_its_loop(prompt: BilateralPrompt) -> None:
             expected[image, b] = prompt.to_texts(shares @ values)
     found = prompt.to_all(pixels, texts)
     near(found, expected, 1e-4)
-    own = prompt.to_own(pixels[[0, 1, 1]], texts)
+    own = prompt.to_own(pixels, texts, torch.tensor([0, 1, 1]))
     near(own, expected[[0, 1, 1], [0, 1, 2]], 1e-4)
 
 
@@ -103,11 +103,14 @@ def test_with_one_text_nothing_is_learned_of_pixels_and_keys(prompt: BilateralPr
 def test_words_are_heard_pair_by_pair_and_padding_is_not(prompt: BilateralPrompt) -> None:
     pixels, words = unit(2, PIXELS, WIDTH), unit(2, 4, WIDTH, seed=3)
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]]).bool()
-    found = prompt.heard(pixels, words, mask)
+    own = torch.arange(2)
+    found = prompt.heard(pixels, words, mask, own)
     for row in range(2):
         alone = prompt.together(pixels[row : row + 1], words[row][mask[row]])
         near(found[row : row + 1], alone, 1e-4)
-    other = prompt.heard(pixels, torch.where(mask[..., None], words, 9.0), mask)
+    crossed = prompt.heard(pixels, words, mask, torch.tensor([1, 0]))
+    near(crossed, prompt.heard(pixels.flip(0), words, mask, own), 1e-6)
+    other = prompt.heard(pixels, torch.where(mask[..., None], words, 9.0), mask, own)
     assert torch.equal(found, other)
 
 
@@ -118,7 +121,12 @@ def pair_by_pair(
     images, texts = along.shape[:2]
     columns = [
         (
-            prompt.heard(pixels, words[b].expand(images, -1, -1), mask[b].expand(images, -1))
+            prompt.heard(
+                pixels,
+                words[b].expand(images, -1, -1),
+                mask[b].expand(images, -1),
+                torch.arange(images),
+            )
             * along[:, b, None]
         ).sum(dim=-1)
         for b in range(texts)
