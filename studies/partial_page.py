@@ -128,7 +128,10 @@ def _differences(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _pseudo(rows: Iterable[Mapping[str, Any]]) -> str:
-    head = ("masks given", "seed", "kept where the score is", "kept", "mIoU", "Pr@0.5", "Pr@0.8")
+    head = (
+        "masks given", "seed", "kept where the score is", "kept", "mIoU", "Pr@0.5", "Pr@0.8",
+        "true area, median px", "of its box",
+    )  # fmt: skip
     told = []
     for one in rows:
         for row in one["rows"]:
@@ -138,6 +141,8 @@ def _pseudo(rows: Iterable[Mapping[str, Any]]) -> str:
                     f"{percent(one['share'], 0)} %", str(one["seed"]), below,
                     f"{percent(row['kept share'], 0)} %",
                     *(percent(row[name]) for name in ("mIoU", "Pr@0.5", "Pr@0.8")),
+                    "-" if row["median area"] is None else f"{row['median area']:,.0f}",
+                    "-" if row["fill"] is None else f"{percent(row['fill'], 0)} %",
                 )
             )  # fmt: skip
     return table(head, told)

@@ -32,24 +32,35 @@ THRESHOLDS = (0.05, 0.1, 0.2)
 
 @dataclass(frozen=True)
 class Pseudo:
-    """Pseudo masks of refs without true ones: IoU with the truth [N], projection score [N]."""
+    """Pseudo masks of refs without true ones: IoU with the truth [N], projection score [N], and of
+    the true masks their area [N] px and their share [N] of their box.
+    """
 
     iou: NDArray[np.float64]
     projection: NDArray[np.float64]
+    area: NDArray[np.float64]
+    fill: NDArray[np.float64]
 
     def told(self) -> dict[str, Any]:
         """All of them, and what each threshold keeps."""
-        rows = [{"agree": None, **_quality(self.iou, len(self.iou))}]
-        for threshold in THRESHOLDS:
-            kept = self.iou[self.projection < threshold]
-            rows.append({"agree": threshold, **_quality(kept, len(self.iou))})
+        rows = [{"agree": None, **self._quality(ALL)}]
+        rows += [{"agree": threshold, **self._quality(threshold)} for threshold in THRESHOLDS]
         return {"n": len(self.iou), "rows": rows}
 
+    def _quality(self, agree: float) -> dict[str, Any]:
+        kept = self.projection < agree
+        iou, some = self.iou[kept], bool(kept.any())
+        return {
+            "kept share": float(kept.mean()),
+            "median area": float(np.median(self.area[kept])) if some else None,
+            "fill": float(self.fill[kept].mean()) if some else None,
+            **_scores(iou),
+        }
 
-def _quality(iou: NDArray[np.float64], of: int) -> dict[str, Any]:
+
+def _scores(iou: NDArray[np.float64]) -> dict[str, Any]:
     some = len(iou) > 0
     return {
-        "kept share": len(iou) / of,
         "mIoU": float(iou.mean()) if some else None,
         "Pr@0.5": float((iou > 0.5).mean()) if some else None,
         "Pr@0.8": float((iou > 0.8).mean()) if some else None,
@@ -84,7 +95,7 @@ def compare(made: Path, data: str, split: str) -> Pseudo:
     pseudo = open_data(made, split, labels, view="ref")
     truth = open_data(data, split, labels, view="ref")
     row_of = {truth.entry(row).ref_id: row for row in range(len(truth))}
-    iou, projection = [], []
+    iou, projection, area, fill = [], [], [], []
     for row in range(len(pseudo)):
         told = pseudo.records.extra("refs", pseudo.entry(row).ref_row)
         mine, true = pseudo[row].mask, truth[row_of[int(told["source_ref_id"])]].mask
@@ -93,7 +104,9 @@ def compare(made: Path, data: str, split: str) -> Pseudo:
         both, either = mask_counts(mine, true)
         iou.append(both / either if either else 1.0)
         projection.append(float(told["projection"]))
-    return Pseudo(np.array(iou), np.array(projection))
+        area.append(float(true.sum()))
+        fill.append(area[-1] / max(1, np.prod(np.ptp(np.argwhere(true), axis=0) + 1)))
+    return Pseudo(*map(np.array, (iou, projection, area, fill)))
 
 
 def spacing(outlines: Sequence[NDArray[np.floating]]) -> float:

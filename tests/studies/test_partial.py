@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -136,14 +137,14 @@ def test_task_modes(asked: Few) -> None:
 def test_pseudo_quality_against_a_loop() -> None:
     rng = np.random.default_rng(0)
     iou, projection = rng.random(50), rng.random(50) * 0.3
-    told = partial_pseudo.Pseudo(iou, projection).told()
+    area, fill = rng.integers(1, 99, 50).astype(float), rng.random(50)
+    told = partial_pseudo.Pseudo(iou, projection, area, fill).told()
     assert told["n"] == 50
     for row in told["rows"]:
-        below = [
-            one
-            for one, score in zip(iou, projection, strict=True)
-            if row["agree"] is None or score < row["agree"]
-        ]
+        kept = [n for n in range(50) if row["agree"] is None or projection[n] < row["agree"]]
+        below = [iou[n] for n in kept]
+        assert row["median area"] == statistics.median(area[n] for n in kept)
+        assert row["fill"] == pytest.approx(sum(fill[n] for n in kept) / len(kept))
         assert row["kept share"] == len(below) / 50
         assert row["mIoU"] == pytest.approx(sum(below) / len(below))
         assert row["Pr@0.5"] == pytest.approx(sum(one > 0.5 for one in below) / len(below))
