@@ -25,8 +25,7 @@ from refseg.methods.groupvit import GroupVitConfig
 from refseg.methods.groupvit.config import GroupVitTextConfig, GroupVitVisionConfig
 from refseg.methods.maskclip import MaskClipConfig
 from refseg.models import Model, build_method, check_words, find_encoder, save, spell, word_limits
-from refseg.nn.clip import PIXEL_MEAN, PIXEL_STD
-from refseg.nn.clip_weights import read_pair
+from refseg.nn.clip_weights import read_pair, read_pixels
 from refseg.nn.weights import load_state, read_state, weight_file
 from refseg.recipes.overrides import apply_overrides, reasons
 from refseg.recipes.starts import ENCODER_ENTRY, NOT_STATED, encoder_labels
@@ -80,9 +79,7 @@ def read_model(source: str, settings: Sequence[str] = ()) -> Model:
     groupvit = told.get("model_type") == "groupvit"
     config, state = _groupvit(folder, told) if groupvit else _maskclip(folder)
     name: Literal["maskclip", "groupvit"] = "groupvit" if groupvit else "maskclip"
-    plain = Conversion(
-        method_name=name, method=config, preprocess=_preprocess(folder, told, config)
-    )
+    plain = Conversion(method_name=name, method=config, preprocess=_preprocess(folder, config))
     made = apply_overrides(plain, settings)
     if made.method_name != name:
         raise ConfigError(
@@ -183,14 +180,15 @@ def _renamed(told: dict[str, Any], **names: str) -> dict[str, Any]:
     return {ours: told[theirs] for ours, theirs in names.items() if theirs in told}
 
 
-def _preprocess(folder: Path, told: dict[str, Any], config: Any) -> PreprocessConfig:
+def _preprocess(folder: Path, config: Any) -> PreprocessConfig:
     """Pixels as the weights know them: what the folder says, else as the kind was trained.
 
-    OpenAI's CLIPs have channels of their own; GroupViT and the small pairs of `clip_scenes` have
-    ImageNet's.
+    CLIPs have channels of their own, or those of the pair's config.json; GroupViT has ImageNet's.
     """
-    own = isinstance(config, MaskClipConfig) and "pair" not in told
-    mean, std = (PIXEL_MEAN, PIXEL_STD) if own else (IMAGENET_MEAN, IMAGENET_STD)
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    if isinstance(config, MaskClipConfig):
+        known = read_pixels(folder)
+        mean, std = known.mean, known.std
     path = folder / "preprocessor_config.json"
     try:
         said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

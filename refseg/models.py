@@ -9,6 +9,7 @@ README.md           the model card for people
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -164,13 +165,17 @@ def list_encoders() -> list[str]:
 
 
 def find_encoder(name: str) -> Path:
-    """The folder of a bundled encoder ("swin-scenes"), a local folder, or a hub id.
+    """The folder of a bundled encoder ("swin-scenes"), a local folder or weight file, or the
+    snapshot of a hub id.
 
     Raises ModelError when it is none of them.
     """
     bundled = BUNDLED / "encoders" / name
     if (bundled / "config.json").is_file():
         return bundled
+    file = Path(os.path.expanduser(name))  # noqa: PTH111  (Path's own fails on ~nobody)
+    if file.is_file():
+        return file
     from refseg.recipes.catalog import ENCODERS  # its modules import this one
 
     recipe = name.replace("-", "_")

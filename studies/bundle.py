@@ -3,6 +3,7 @@
     python -m studies.bundle RUN NAME      for example: runs/vega_scenes vega-scenes
     python -m studies.bundle RUN photos --min-score 0.2      below it "nothing there", as measured
     python -m studies.bundle --encoder runs/swin_scenes swin-scenes
+    python -m studies.bundle --encoder runs/clip_scenes clip-scenes     with the pixels it knows
 
 The folder refseg/checkpoints/NAME (encoders/NAME) is replaced whole. Refused if over 12 MB.
 """
@@ -10,6 +11,7 @@ The folder refseg/checkpoints/NAME (encoders/NAME) is replaced whole. Refused if
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -63,7 +65,17 @@ def bundle_encoder(run: Path, name: str, checkpoints: Path = models.BUNDLED) -> 
     state = {k: v.half() if v.is_floating_point() else v for k, v in read_state(weights).items()}
     save_file(state, weights)
     weights.chmod(0o644)
+    _tell_pixels(ready / "config.json", run / "recipe.json")
     return _finish(ready, folder)
+
+
+def _tell_pixels(config: Path, recipe: Path) -> None:
+    """What a pair's run had its pixels normalised by, where an older one did not write it."""
+    told = json.loads(config.read_text(encoding="utf-8"))
+    if "pair" in told and "pixels" not in told:
+        prepared = json.loads(recipe.read_text(encoding="utf-8"))["preprocess"]
+        told["pixels"] = {key: prepared[key] for key in ("mean", "std")}
+        config.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def _finish(ready: Path, folder: Path) -> Path:

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 
 from refseg import draw
-from refseg.data.collate import normalise
 from refseg.data.dataset import ReferDataset
 from refseg.methods.tris.instances import instance_map
 from refseg.methods.tris.refine import RefineSettings
@@ -159,8 +158,7 @@ def own_map(model: Model, sample: Sample) -> Maps:
 
 def refined(refiner: Refiner, image: NDArray[np.uint8], response: Maps) -> tuple[Maps, Maps]:
     """Edges [h, w], and the map [H, W] after the walk."""
-    shown = normalise(image[None], refiner.preprocess)
-    edge, displacement = (one[0].cpu().numpy() for one in refiner.net.look(shown))
+    edge, displacement = refiner.look(image)
     return edge, walked_map(response, edge, displacement, refiner.settings)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from refseg import models
 from refseg.convert import UNSEEN, convert, read_model
-from refseg.data.transforms import IMAGENET_MEAN
+from refseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from refseg.errors import ConfigError, ModelError, RefsegError, RunError
 from refseg.nn.clip import PIXEL_MEAN
 from refseg.types import Sample
@@ -77,7 +77,9 @@ def test_our_own_small_pair(tmp_path: Path) -> None:
     wide = wide.model_copy(update={"text": wide.text.model_copy(update={"vocab_size": 600})})
     made = type(pair("resnet"))(wide)
     own_folder(folder, made)
-    edit(folder / "config.json", refseg={"labels": "text", "data": "scenes@12000"})
+    pixels = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    about = {"labels": "text", "data": "scenes@12000"}
+    edit(folder / "config.json", refseg=about, pixels=pixels)
     model = read_model(str(folder))
     assert model.card["data"] == f"{UNSEEN}; before: scenes@12000"
     assert model.card["labels used"] == "text (of the pre-training pairs)"

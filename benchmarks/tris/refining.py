@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from benchmarks.mutual.measuring import Table, compared
 from refseg.methods.tris.edges import EdgeNet
 from refseg.methods.tris.refine import refine
+from refseg.nn.clip import Pixels
 from refseg.recipes.tris import tris_scenes
 from refseg.recipes.tris_edges import Refiner
 from refseg.recipes.tris_select import Selected
@@ -72,6 +73,7 @@ def made(count: int) -> Refiner:
     assert recipe.tris is not None
     torch.manual_seed(0)
     net = EdgeNet(recipe.tris.edges).eval()
+    net.set_pixels(Pixels(mean=recipe.preprocess.mean, std=recipe.preprocess.std))
     maps = np.random.default_rng(0).normal(size=(count, GRID, GRID)).astype(np.float32)
     selected = Selected(maps, range(count), [0] * count, [0.0] * count)
     settings = recipe.tris.refine.model_copy(update={"split": False, "background": BACKGROUND})
@@ -90,7 +92,7 @@ def anew(refiner: Refiner, picture: Picture) -> Found:
 
 
 def one_by_one(refiner: Refiner, picture: Picture) -> Found:
-    edge, displacement = refiner._looked(picture)
+    edge, displacement = refiner.look(picture)
     hw = (picture.shape[0], picture.shape[1])
     geometry = refiner.preprocess.geometry(hw)
     found: Any = []

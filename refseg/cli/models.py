@@ -24,6 +24,7 @@ def models(context: typer.Context, json: Json = False) -> None:
     JSON: a list of {"name", "source", "method", "data", "labels", "parameters", "bytes",
     "metrics", "evaluation": {"data", "split", "expressions", "protocol", "chosen by"}, "folder"};
     the evaluation is null where the model card does not say what its metrics were measured on.
+    Where the metrics are no protocol's it has "measure", which says what they are, instead.
     """
     if context.invoked_subcommand is not None:
         if json:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from refseg.data.catalog import open_data
 from refseg.data.dataset import Entry, ReferDataset
@@ -35,7 +35,12 @@ Groups = list[tuple[int, list[int]]]
 
 
 class MaskTask:
-    """asked: the rows of `dataset`, which are the sentences of the split, or one of each ref."""
+    """asked: the rows of `dataset`, which are the sentences of the split, or one of each ref.
+
+    skipped: what is said of `LabelOptions.skip_refs`.
+    """
+
+    skipped: ClassVar[str] = KNOWN
 
     def __init__(self, options: LabelOptions) -> None:
         self.options = options
@@ -71,8 +76,8 @@ class MaskTask:
         """Every sentence of the split. Raises DataError when none is left, images are missing, or
         no box is known that masks could agree with.
 
-        looked: told nothing, as no object is looked at. left_out: "excluded image", "mask known"
-        (`LabelOptions.skip_refs`), "over the limit" -> what would have been asked.
+        looked: told nothing, as no object is looked at. left_out: "excluded image", `skipped`,
+        "over the limit" -> what would have been asked.
         """
         dataset = self.dataset
         kept, left_out = self._chosen()
@@ -106,7 +111,7 @@ class MaskTask:
         left_out = {"excluded image": _count(groups) - _count(kept)}
         if options.skip_refs:
             before, kept = _count(kept), self._without_skipped(kept)
-            left_out[KNOWN] = before - _count(kept)
+            left_out[self.skipped] = before - _count(kept)
         left_out["over the limit"] = _count(kept) - _count(kept[: options.limit])
         return kept[: options.limit], left_out
 

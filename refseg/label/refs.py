@@ -8,7 +8,7 @@ which nothing is found are left out, lest a student take them for nothing there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ Maker = Callable[[NDArray[np.uint8], Sequence[int]], Sequence[tuple[NDArray[np.b
 
 class RefMaskTask(MaskTask):
     """asked: the refs of the split. options: as for masks, with `per_ref`; model is a name only."""
+
+    skipped: ClassVar[str] = "not learned from"
 
     def __init__(self, options: LabelOptions) -> None:
         super().__init__(options)

@@ -10,7 +10,7 @@ ICML 2021, section 2.4. Letters: B texts, T tokens, I images, S px of a side.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +23,18 @@ PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 ACTIVATION = "quick_gelu"  # x * sigmoid(1.702 x), in all of OpenAI's models
+
+Spread = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Centre = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Pixels(BaseModel):
+    """What weights learned from: (RGB in 0..1 - mean) / std, per channel. Defaults: OpenAI's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mean: tuple[Centre, Centre, Centre] = PIXEL_MEAN
+    std: tuple[Spread, Spread, Spread] = PIXEL_STD
 
 
 class ClipTextConfig(BaseModel):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-from refseg.nn.clip import ClipTextConfig, ClipVision, ClipVisionConfig, ClipWords
+from refseg.nn.clip import ClipTextConfig, ClipVision, ClipVisionConfig, ClipWords, Pixels
 from refseg.nn.clip_resnet import ClipResNet, ClipResNetConfig
 from refseg.nn.sizes import check_heads
 
@@ -51,11 +51,15 @@ class PairConfig(BaseModel):
 
 
 class ClipPair(nn.Module):
-    """`vision`, `text`, and `logit_scale`, the logarithm of what a cosine is multiplied by."""
+    """`vision`, `text`, and `logit_scale`, the logarithm of what a cosine is multiplied by.
 
-    def __init__(self, config: PairConfig) -> None:
+    pixels: what the images are normalised by that its weights know; for whoever shows it others.
+    """
+
+    def __init__(self, config: PairConfig, pixels: Pixels | None = None) -> None:
         super().__init__()
         self.config = config
+        self.pixels = pixels or Pixels()
         self.vision: ClipResNet | ClipVision
         if isinstance(config.vision, ClipResNetConfig):
             self.vision = ClipResNet(config.vision)

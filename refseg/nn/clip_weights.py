@@ -2,7 +2,7 @@
 
 | file | its names | where sizes come from |
 |---|---|---|
-| ours | `vision.`, `text.`, `logit_scale` | "pair" of config.json |
+| ours | `vision.`, `text.`, `logit_scale` | "pair" of config.json; "pixels": what it knows |
 | OpenAI's, OpenCLIP's of them | `visual.`, `transformer.`, ... | tensors; 64 channels a head |
 | Hugging Face's CLIPModel (4.x, 5.x) | `vision_model.`, ... | tensors; heads from config.json |
 
@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from refseg.errors import ConfigError, ModelError
-from refseg.nn.clip import ACTIVATION, ClipVision, ClipWords
+from refseg.nn.clip import ACTIVATION, ClipVision, ClipWords, Pixels
 from refseg.nn.clip_names import from_hugging_face, from_openai, no_pair, pair_sizes, shared
 from refseg.nn.clip_pair import ClipPair, PairConfig
 from refseg.nn.clip_resnet import ClipResNet, ClipResNetConfig
@@ -54,9 +54,22 @@ def read_pair(where: str | Path) -> ClipPair:
     Raises ModelError when anything is absent, unknown or of a shape that fits nothing.
     """
     found = _read(str(where))
-    pair = ClipPair(found.config or pair_sizes(found.state, found.heads, found.source))
+    sizes = found.config or pair_sizes(found.state, found.heads, found.source)
+    pair = ClipPair(sizes, read_pixels(where))
     load_state(pair, found.state, source=found.source)
     return pair.eval()
+
+
+def read_pixels(where: str | Path) -> Pixels:
+    """What the weights at `where` learned from: "pixels" of the config.json beside them, {"mean":
+    [R, G, B], "std": [R, G, B]}; CLIP's own where it says nothing. Raises ModelError.
+    """
+    path = _weights_at(str(where)).parent / "config.json"
+    told = _json(path, "the pixels").get("pixels", {}) if path.is_file() else {}
+    try:
+        return Pixels.model_validate(told)
+    except ValidationError as error:
+        raise no_pair(str(path), error) from None
 
 
 def load_clip_part(module: ClipResNet | ClipWords | ClipVision, where: str) -> None:

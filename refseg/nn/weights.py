@@ -128,7 +128,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -
 
 
 def load_hub_part(module: nn.Module, where: str, *, prefix: str) -> None:
-    """Load a transformers model (BERT, Swin) from a local folder or a hub id into `module`.
+    """Load a transformers model (BERT, Swin) from a local folder, file or hub id into `module`.
 
     prefix: the name the model has inside task models ("bert.", "swin."). Parts that `module`
     does not have at all (poolers, heads) are dropped; more or fewer layers are not.
@@ -149,7 +149,13 @@ def load_hub_part(module: nn.Module, where: str, *, prefix: str) -> None:
 
 
 def weight_file(where: str) -> Path:
-    """The file with the weights of a folder or hub id. Raises ModelError when there is none."""
+    """The file with the weights of a folder or hub id, or the file that `where` itself is.
+
+    Raises ModelError when there is none.
+    """
+    path = Path(os.path.expanduser(where))  # noqa: PTH111  (Path's own fails on ~nobody)
+    if path.is_file():
+        return path
     folder = local_folder(where)
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():

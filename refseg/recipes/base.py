@@ -112,7 +112,8 @@ class TokenConfig(Part):
 
 
 class WeightsConfig(Part):
-    """Where training starts from: a bundled name, a folder or a hub id; None is random weights.
+    """Where training starts from: a bundled name, a folder, a file or a hub id; None is random
+    weights.
 
     model: a whole refseg model; the others are then not read. vision, text, proposals: parts in
     the hub's format (bundled: "swin-scenes", "bert-scenes", "proposals-scenes"); proposals is a
@@ -120,6 +121,7 @@ class WeightsConfig(Part):
     pieces and weights a RES model of it takes over where both have them (the stage "res").
     calibrator: a frozen image-text pair that judges response maps, trained by nothing (tris).
     edges: what the network that finds edges sees by, frozen too (the stage "edges" of tris).
+    respond: step 1's image encoder, where it is another than step 2's (tris); None: `vision`.
     """
 
     model: str | None = None
@@ -129,6 +131,7 @@ class WeightsConfig(Part):
     rec: str | None = None
     calibrator: str | None = None
     edges: str | None = None
+    respond: str | None = None
 
 
 class DisambiguationConfig(Part):
@@ -197,8 +200,8 @@ class TrisPart(Part):
     the best by the calibrator ("prms") or the first's. smooth: how seeds keep to the image's
     outlines: a fully connected CRF by "pydensecrf2" (the papers' package, the extra `crf`) or by
     "lattice" (the same equation without it), or "none". seeds, edges, edges_train, edge_refs: what
-    edges are learned from and how, by so many refs drawn once by the run's seed (None: all).
-    refine: the walk and its threshold.
+    edges are learned from and how, by so many refs drawn once by the run's seed (None: all), in
+    squares of edge_crop px out of pictures at their own scale. refine: the walk and its threshold.
     """
 
     response: TrisResponseConfig
@@ -209,6 +212,7 @@ class TrisPart(Part):
     seeds: SeedConfig = SeedConfig()
     edges: EdgeNetConfig = EdgeNetConfig()
     edge_refs: int | None = Field(default=None, ge=1)
+    edge_crop: int = Field(default=512, ge=32)
     refine: RefineSettings = RefineSettings()
 
 

@@ -11,6 +11,10 @@ from refseg.data.joined import Items
 from refseg.data.negatives import Negatives
 from refseg.data.tokens import WordTokenizer
 from refseg.data.transforms import AugmentConfig, PreprocessConfig
+from refseg.errors import ConfigError
+from refseg.method import MethodConfig
+from refseg.methods.tris.config import TrisResponseConfig
+from refseg.recipes.base import Recipe
 from refseg.types import Batch, Sample
 
 #: Distinguish the generators that draw a subset and deal out chunks from those that augment.
@@ -108,3 +112,17 @@ def subset(size: int, limit: int | None, seed: int) -> list[int]:
         return list(range(size))
     order = np.random.default_rng([seed, _SUBSET]).permutation(size)
     return sorted(order[:limit].tolist())
+
+
+def check_negatives(recipe: Recipe, method: MethodConfig, group: str) -> None:
+    """Refuse step 1 of TRIS where its loss pushes other texts away and none come: the term would
+    be 0 in silence. group: of the recipe, with the method's settings. Raises ConfigError.
+    """
+    if not isinstance(method, TrisResponseConfig) or recipe.data.negatives > 0:
+        return
+    if method.loss.repel > 0:
+        raise ConfigError(
+            f"recipe {recipe.name}: {group}.loss.repel={method.loss.repel:g} pushes other texts "
+            "away, and data.negatives=0 brings none",
+            remedy=f"set data.negatives=3, or {group}.loss.repel=0",
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,15 +44,8 @@ def read_captioned(
 
     Raises DataError for data that has no captions, or no such picture in the split.
     """
-    path = find_folder(name).parent / "captions.jsonl"
-    if not path.is_file():
-        raise DataError(
-            f"{name} has no captions of whole pictures ({path})",
-            remedy="this encoder learns from a rendered world: set data.name=scenes, "
-            "scenes-all@12000 or a folder that `refseg data make` left",
-        )
+    told = _read(captions_file(name).read_text(encoding="utf-8"))
     dataset = open_data(name, split, Labels())
-    told = _read(path.read_text(encoding="utf-8"))
     images: list[NDArray[np.uint8]] = []
     captions: list[tuple[str, ...]] = []
     for group in dataset.groups_by_image():
@@ -64,6 +58,18 @@ def read_captioned(
             f"no picture of split {split} of {name} has a caption", remedy="name another split"
         )
     return Captioned(np.stack(images), tuple(captions))
+
+
+def captions_file(name: str) -> Path:
+    """The file with a rendered world's captions. Raises DataError for data that has none."""
+    path = find_folder(name).parent / "captions.jsonl"
+    if not path.is_file():
+        raise DataError(
+            f"{name} has no captions of whole pictures ({path})",
+            remedy="this encoder learns from a rendered world: set data.name=scenes, "
+            "scenes-all@12000 or a folder that `refseg data make` left",
+        )
+    return path
 
 
 def _read(text: str) -> dict[int, tuple[str, ...]]:

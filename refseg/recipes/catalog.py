@@ -56,6 +56,11 @@ RECIPES = {
     "tris_refcoco_plus": "refseg.recipes.tris:tris_refcoco_plus",
     "tris_refcocog_google": "refseg.recipes.tris:tris_refcocog_google",
     "tris_refcocog_umd": "refseg.recipes.tris:tris_refcocog_umd",
+    "tris_refcocog_umd_imagenet_rn50": "refseg.recipes.tris_encoders:"
+    "tris_refcocog_umd_imagenet_rn50",
+    "tris_refcocog_umd_rn101": "refseg.recipes.tris_encoders:tris_refcocog_umd_rn101",
+    "tris_refcocog_umd_step2_swinb": "refseg.recipes.tris_encoders:tris_refcocog_umd_step2_swinb",
+    "tris_refcocog_umd_swinb": "refseg.recipes.tris_encoders:tris_refcocog_umd_swinb",
     "tris_referit": "refseg.recipes.tris:tris_referit",
     "tris_refcoco_repaired": "refseg.recipes.tris:tris_refcoco_repaired",
     "tris_scenes": "refseg.recipes.tris:tris_scenes",

@@ -39,8 +39,16 @@ def open_calibrator(recipe: Recipe) -> Calibrator | None:
         return None
     pair = read_pair(find_encoder(name))
     given = (recipe.preprocess.mean, recipe.preprocess.std)
-    own = bool(getattr(getattr(recipe.method, "loss", None), "own_pixels", False))
-    return Calibrator(pair, given, own_pixels=own)
+    known = (pair.pixels.mean, pair.pixels.std)
+    return Calibrator(pair, given, own_pixels=_own_pixels(recipe), own=known)
+
+
+def _own_pixels(recipe: Recipe) -> bool:
+    """As the method has it; of one without the setting, such as step 2 of TRIS, as step 1 has."""
+    settings = getattr(recipe.method, "loss", None)
+    if not hasattr(settings, "own_pixels") and recipe.tris is not None:
+        settings = recipe.tris.response.loss
+    return bool(getattr(settings, "own_pixels", False))
 
 
 def check_words(calibrator: Calibrator, model: Model, name: str) -> None:

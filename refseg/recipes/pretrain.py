@@ -39,7 +39,7 @@ from refseg.recipes.attributes import (
     read_attributed,
     vocabulary,
 )
-from refseg.recipes.captions import PairBatches, Retrieval, read_captioned
+from refseg.recipes.captions import PairBatches, Retrieval, captions_file, read_captioned
 from refseg.recipes.encoders import EncoderRecipe
 from refseg.recipes.masks import Coverage, PictureBatches
 from refseg.recipes.pictures import (
@@ -123,6 +123,8 @@ def _stage(
     inputs = {"recipe": digest(identity(recipe))}
     if recipe.kind in ("objects", "attributes"):  # before other data is converted for nothing
         inputs["objects"] = sha256_file(world_record(recipe.data.name))
+    if recipe.kind == "pairs":
+        inputs["captions"] = sha256_file(captions_file(recipe.data.name))
     if recipe.start is not None:
         inputs["start"] = sha256_file(weight_file(str(find_encoder(recipe.start))))
     if recipe.kind == "proposals":
@@ -172,7 +174,7 @@ def _export(folder: Path, recipe: EncoderRecipe, job: _Job, card: dict[str, Any]
         save_file(state, temporary / "model.safetensors")
         (temporary / "model.safetensors").chmod(0o644)
         about = {"labels": _labels(recipe), "recipe": recipe.name, "data": recipe.data.name}
-        config = {**_described(job.encoder.config), ENCODER_ENTRY: about}
+        config = {**_described(job.encoder.config, recipe), ENCODER_ENTRY: about}
         (temporary / "config.json").write_text(json.dumps(config, indent=1) + "\n")
         lines = [f"# {card['recipe']}", "", *(f"- **{k}**: {v}" for k, v in card.items())]
         (temporary / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -180,10 +182,13 @@ def _export(folder: Path, recipe: EncoderRecipe, job: _Job, card: dict[str, Any]
             job.tokenizer.save(temporary / "tokenizer.json")
 
 
-def _described(config: Any) -> dict[str, Any]:
-    """What config.json says of the encoder: transformers' own words, or a pair's."""
+def _described(config: Any, recipe: EncoderRecipe) -> dict[str, Any]:
+    """What config.json says of the encoder: transformers' own words, or a pair's, with the pixels
+    that it learned from.
+    """
     if isinstance(config, PairConfig):
-        return {"pair": config.model_dump(mode="json")}
+        pixels = recipe.preprocess.model_dump(mode="json", include={"mean", "std"})
+        return {"pair": config.model_dump(mode="json"), "pixels": pixels}
     return dict(config.to_dict())
 
 

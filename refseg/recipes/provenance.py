@@ -44,7 +44,7 @@ _LATER: dict[str, dict[str, Any]] = {
     "data": {"also": [], "mask_share": None, "mask_seed": 0, "mask_refs": None, "negatives": 0},
     "augment": {"scale": None},  # within data
     "pseudo": {"source": None},
-    "weights": {"rec": None, "calibrator": None, "edges": None},
+    "weights": {"rec": None, "calibrator": None, "edges": None, "respond": None},
 }
 #: Groups of an encoder's recipe that came later -> the one kind that reads them.
 _OF_KIND = {"pair": "pairs", "vit": "attributes"}

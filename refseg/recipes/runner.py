@@ -34,8 +34,8 @@ from refseg.recipes.partial_stages import (
 from refseg.recipes.provenance import claim, settle
 from refseg.recipes.stages import Stage, publish, run_stage
 from refseg.recipes.training import Job, train_stage
+from refseg.recipes.tris_rules import check_tris
 from refseg.recipes.tris_stages import STAGES as TRIS_STAGES
-from refseg.recipes.tris_stages import check_tris
 from refseg.train.parallel import make_accelerator
 from refseg.train.progress import ProgressMode
 

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,26 @@ import refseg
 from refseg.errors import RunError
 from refseg.ops.files import atomic_path, atomic_write_json, sha256_file
 
-#: Inputs that manifests of 0.1.0 lack, and that are unknown where the weights have since gone:
+#: Weights that may lie in a folder of OpenCLIP's, whose file has a name of its own, and what is
+#: added to the key of such a file's hash.
+OPEN_CLIP_PARTS = tuple(
+    f"weights.{part}" for part in ("vision", "text", "calibrator", "edges", "respond")
+)
+OPEN_CLIP_KEY = ".open_clip"
+#: Inputs that earlier manifests lack, and that are unknown where the weights have since gone:
 #: compared where both sides name them. Which weights are meant is part of the recipe, always
 #: compared.
 ADDED = frozenset(
     {
         "weights.model",
-        "weights.vision",
-        "weights.text",
         "weights.proposals",
         "weights.rec",
-        "weights.calibrator",
-        "weights.edges",
+        *OPEN_CLIP_PARTS,
+        *(f"{part}{OPEN_CLIP_KEY}" for part in OPEN_CLIP_PARTS),
         "tokens.source",
+        "captions",
+        "refs",
+        "source",
     }
 )
 
@@ -51,6 +58,33 @@ class Stage:
     labels: str
     run: Callable[[Path], Sequence[Path]]
     prepare: Callable[[], object] | None = None
+
+
+def begun(stage: Stage, *, main: bool, barrier: Callable[[], None]) -> Stage:
+    """The stage, which keeps its inputs in its folder and refuses to go on with what an interrupted
+    start has made of others: RunError.
+    """
+
+    def run(folder: Path) -> Sequence[Path]:
+        path = folder / "inputs.json"
+        held = _read_inputs(path) if path.exists() else None
+        barrier()  # everybody has looked before anybody writes
+        if held is not None:
+            _check_inputs(stage, {"inputs": held}, folder, "was begun with")
+        if main:
+            atomic_write_json(path, dict(stage.inputs))
+        return stage.run(folder)
+
+    return replace(stage, run=run)
+
+
+def _read_inputs(path: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(
+            f"broken {path}: {error}", remedy=f"delete {path.parent} to redo the stage"
+        ) from error
 
 
 def run_stage(stage: Stage, run_dir: Path, *, main: bool, barrier: Callable[[], None]) -> bool:
@@ -116,13 +150,15 @@ def _manifest(stage: Stage, folder: Path, outputs: Sequence[Path]) -> dict[str, 
     }
 
 
-def _check_inputs(stage: Stage, finished: Mapping[str, Any], folder: Path) -> None:
+def _check_inputs(
+    stage: Stage, finished: Mapping[str, Any], folder: Path, told: str = "was made from"
+) -> None:
     was, now = finished["inputs"], stage.inputs
     names = {*was, *now} - (ADDED - (was.keys() & now.keys()))
     changed = [name for name in sorted(names) if was.get(name) != now.get(name)]
     if changed:
         raise RunError(
-            f"stage {stage.name} in {folder} was made from other inputs: {', '.join(changed)}",
+            f"stage {stage.name} in {folder} {told} other inputs: {', '.join(changed)}",
             remedy=f"delete {folder} to redo the stage, or give another --out",
         )
 

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from refseg import models
 from refseg.errors import LabelsError, ModelError, UnknownName
+from refseg.nn.clip_weights import OPEN_CLIP
 from refseg.nn.weights import weight_file
 from refseg.ops.files import sha256_file
 from refseg.recipes.base import Recipe, WeightsConfig
+from refseg.recipes.stages import OPEN_CLIP_KEY, OPEN_CLIP_PARTS
 
 NOT_STATED = "not stated"
 #: Weights that saw one of these are not for recipes that are granted neither.
@@ -67,9 +69,10 @@ def find_starts(weights: WeightsConfig) -> Starts:
     """What the weights say of themselves. Raises ModelError, UnknownName: absent or broken."""
     whole = weights.model or weights.rec
     parts = () if whole else (weights.vision, weights.text, weights.proposals)
-    # What judges or is looked through goes in as well, whatever the method itself starts from.
+    # What judges, is looked through or learned before goes in as well, whatever the method itself
+    # starts from.
     encoders = []
-    for name in dict.fromkeys((*parts, weights.calibrator, weights.edges)):
+    for name in dict.fromkeys((*parts, weights.calibrator, weights.edges, weights.respond)):
         if name is not None:
             labels = NOT_STATED if _is_darknet(name) else encoder_labels(models.find_encoder(name))
             encoders.append(Start(name, labels, {name: labels}))
@@ -88,12 +91,13 @@ def _is_darknet(name: str) -> bool:
     return name.endswith(".weights")
 
 
-def encoder_labels(folder: Path) -> str:
-    """The labels that an encoder's folder says it was learned from, or "not stated".
+def encoder_labels(where: Path) -> str:
+    """The labels that an encoder's folder, or that of a weight file, says it was learned from, or
+    "not stated".
 
     Raises ModelError for a broken config.json; weights of others need not have one.
     """
-    path = folder / "config.json"
+    path = (where.parent if where.is_file() else where) / "config.json"
     if not path.is_file():
         return NOT_STATED
     try:
@@ -125,13 +129,21 @@ def start_hashes(recipe: Recipe) -> dict[str, str]:
 
     What cannot be found is left out: a finished run outlives the weights it started from.
     """
-    found = {}
+    found = dict[str, str]()
     for key, name in _named(recipe):
-        with suppress(ModelError, UnknownName, OSError):
-            found[key] = sha256_file(_file(key, name))
+        found |= weight_hashes(key, name)
     for path in learned_with(recipe):
         found[path.name] = sha256_file(path)
     return found
+
+
+def weight_hashes(key: str, name: str) -> dict[str, str]:
+    """SHA-256 of what the weights `name` under a key of the recipe may be read from; none where
+    they cannot be found.
+    """
+    with suppress(ModelError, UnknownName, OSError):
+        return {part: sha256_file(path) for part, path in _files(key, name).items()}
+    return {}
 
 
 def learned_with(recipe: Recipe) -> dict[Path, str]:
@@ -145,6 +157,8 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "weights.calibrator", weights.calibrator
     if weights.edges is not None:
         yield "weights.edges", weights.edges
+    if weights.respond is not None:
+        yield "weights.respond", weights.respond
     if weights.model is not None:
         yield "weights.model", weights.model
         return
@@ -161,13 +175,19 @@ def _named(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "tokens.source", recipe.tokens.source
 
 
-def _file(key: str, name: str) -> Path:
+def _files(key: str, name: str) -> dict[str, Path]:
+    """What may be read under a key: the usual file, and that of OpenCLIP's folders."""
     if key in ("weights.model", "weights.rec"):
-        return models.find_model(name) / "model.safetensors"
+        return {key: models.find_model(name) / "model.safetensors"}
     if _is_darknet(name):
-        return Path(name).expanduser()
-    folder = models.find_encoder(name)
-    if key != "tokens.source":
-        return weight_file(str(folder))
-    pieces = folder / "tokenizer.json"
-    return pieces if pieces.is_file() else folder / "vocab.txt"
+        return {key: Path(name).expanduser()}
+    where = models.find_encoder(name)
+    if key == "tokens.source":
+        pieces = where if where.is_file() else where / "tokenizer.json"
+        return {key: pieces if pieces.is_file() else where / "vocab.txt"}
+    found = {}
+    if key in OPEN_CLIP_PARTS and (where / OPEN_CLIP).is_file():
+        found[key + OPEN_CLIP_KEY] = where / OPEN_CLIP
+    with suppress(ModelError):
+        found[key] = weight_file(str(where))
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from refseg.methods.tris.calibrator import Calibrator
 from refseg.nn.weights import load_state, read_state
 from refseg.ops.files import sha256_file
 from refseg.recipes.base import DataConfig, Recipe, WeightsConfig
-from refseg.recipes.batches import RecipeBatches, subset
+from refseg.recipes.batches import RecipeBatches, check_negatives, subset
 from refseg.recipes.building import build
 from refseg.recipes.judging import MARGIN, MarginScorer, check_words, open_calibrator
 from refseg.recipes.opening import masked_refs, open_split, open_training, training_labels
@@ -44,6 +44,8 @@ from refseg.train.precision import runs_in_bfloat16
 from refseg.train.progress import ProgressMode
 from refseg.train.results import Evaluation, FitResult
 
+#: What a card says of the margin, in the place of a protocol: it is no IoU and has none.
+MARGIN_TOLD = "margin of a frozen image-text model, no mask read"
 #: A card's entry for the images that were kept out of training.
 LEFT_OUT = "images left out"
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -79,12 +81,14 @@ def fit_stage(
     people: int | None = None,
     rec: Path | None = None,
     lent: str | None = None,
+    rows: Sequence[int] | None = None,
 ) -> Stage:
     """Fit the recipe's method to `data` from the recipe's start.
 
     train: instead of the recipe's own. people: the first so many items are what people wrote (all
     by default); `data.limit` draws from these. rec: a REC model to start from instead. lent: what
-    masks a model made, where `data` has such beside what the recipe grants.
+    masks a model made, where `data` has such beside what the recipe grants. rows: of `data`, to
+    learn from instead of those that `data.limit` draws.
     """
     recipe, config = job.recipe, train or job.recipe.train
     human = len(data) if people is None else people
@@ -95,7 +99,7 @@ def fit_stage(
         inputs["rec"] = sha256_file(rec / "model.safetensors") if rec.is_dir() else "not there"
     if recipe.data.few_masks:
         inputs["masks"] = digest({"refs": sorted(masked_refs(recipe).ref_ids)})
-    asked = _Asked(data, config, human, weights, lent)
+    asked = _Asked(data, config, human, weights, lent, rows)
     prepare = cache(lambda: _ready(job, asked))
 
     def run(folder: Path) -> list[Path]:
@@ -115,6 +119,7 @@ class _Asked:
     people: int
     weights: WeightsConfig
     lent: str | None
+    rows: Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,10 @@ def _ready(job: Job, asked: _Asked) -> _Ready:
     recipe = job.recipe.model_copy(update={"weights": asked.weights})
     starts = find_starts(recipe.weights)
     check_starts(recipe, starts)
+    check_negatives(recipe, recipe.method, "method")
     # `limit` is for what people wrote; what a model wrote for want of more comes on top.
-    rows = subset(people, recipe.data.limit, recipe.train.seed) + list(range(people, len(data)))
+    drawn = subset(people, recipe.data.limit, recipe.train.seed) + list(range(people, len(data)))
+    rows = drawn if asked.rows is None else list(asked.rows)
     if not rows:
         raise DataError(
             f"no expressions in split {recipe.data.train} of {recipe.data.name}",
@@ -272,14 +279,19 @@ def left_out(image_ids: Iterable[int]) -> str:
 def _scored(recipe: Recipe, result: FitResult, split: str) -> dict[str, Any]:
     """What the weights that are kept score, and whether the score chose them."""
     chosen, best = {}, result.best
-    if best is None:  # fit evaluates after its last step
-        weights, scores = f"the last, at step {result.steps}", result.metrics
+    scores = result.metrics if best is None else best.metrics  # fit evaluates after its last step
+    rule, under, names = "protocol", PROTOCOL, f"{PROTOCOL}, {split}"
+    if MARGIN in scores:
+        rule, under, names = "measure", MARGIN_TOLD, split
+    if best is None:
+        weights = f"the last, at step {result.steps}"
     else:
+        told = f"under the protocol {under}" if rule == "protocol" else f"(the {under})"
         weights = (
-            f"best {best.metric} on {split} under the protocol {PROTOCOL}, at step {best.step}; "
-            f"the choice saw {best.labels}"
+            f"best {best.metric} on {split} {told}, at step {best.step}; the choice saw "
+            f"{best.labels}"
         )
-        chosen, scores = {"chosen by": best.metric}, best.metrics
+        chosen = {"chosen by": best.metric}
     expressions = len(open_split(recipe, split, view="sentence"))
     return {
         "weights": weights,
@@ -287,8 +299,8 @@ def _scored(recipe: Recipe, result: FitResult, split: str) -> dict[str, Any]:
             "data": recipe.data.name,
             "split": split,
             "expressions": len(subset(expressions, recipe.data.evaluate_limit, recipe.train.seed)),
-            "protocol": PROTOCOL,
+            rule: under,
             **chosen,
         },
-        "metrics": {f"{name} ({PROTOCOL}, {split})": scores[name] for name in scores},
+        "metrics": {f"{name} ({names})": scores[name] for name in scores},
     }

@@ -14,7 +14,7 @@ from refseg.methods.tris.edges import EdgeNetConfig
 from refseg.nn.clip import PIXEL_MEAN, PIXEL_STD
 from refseg.recipes.base import DataConfig, Recipe, TokenConfig, TrisPart, WeightsConfig
 from refseg.recipes.encoders import CLIP_SMALL, PAIR_SMALL, laptop_training
-from refseg.recipes.tris_stages import ORDER
+from refseg.recipes.tris_rules import ORDER
 from refseg.train.config import TrainConfig
 
 #: CLIP RN50 as a folder with config.json and model.safetensors in OpenAI's names.
@@ -159,6 +159,7 @@ def tris_scenes_paper() -> Recipe:
             smooth="lattice",
             edges=EdgeNetConfig(vision=vision),
             edge_refs=4_000,
+            edge_crop=128,
         ),
     )
 
@@ -172,14 +173,14 @@ def repaired(recipe: Recipe, name: str) -> Recipe:
     assert isinstance(recipe.method, TrisConfig)
     assert recipe.tris is not None
     response = recipe.tris.response
-    # The small pair learned from ImageNet's pixels, as its recipe has them.
+    # The small pair learned from ImageNet's pixels: its networks go on with them.
     paper_size = recipe.preprocess.size == 320
     step_1: dict[str, Any] = {
         "cut": response.cut.model_copy(update={"keep_end": True}),
         "prompt": "words",
         "select_map": "sigmoid",
         "loss": response.loss.model_copy(
-            update={"others": "distinct", "clamp_repel": True, "own_pixels": paper_size}
+            update={"others": "distinct", "clamp_repel": True, "own_pixels": True}
         ),
     }
     step_2 = {"cut": recipe.method.cut.model_copy(update={"keep_end": True}), "mask_padding": True}

@@ -3,27 +3,25 @@ the maps walked between the edges it finds, as an ordinary data set.
 
     RUN/edges/net.safetensors   the edge network    RUN/edges/log.jsonl, checkpoints/
     RUN/refine/data             what `open_data` opens: one mask for all sentences of a ref
+
+What edges are learned from: `tris_seeds.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from accelerate.utils import set_seed
 from numpy.typing import NDArray
-from torch import Tensor
 
 import refseg
-from refseg.data.collate import normalise
 from refseg.data.dataset import ReferDataset
-from refseg.data.transforms import PreprocessConfig
+from refseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, PreprocessConfig
 from refseg.errors import ConfigError, RunError
 from refseg.label.job import Job as LabelJob
 from refseg.label.job import is_finished, one_start, read_claim, settle
@@ -31,107 +29,35 @@ from refseg.label.options import LabelOptions
 from refseg.label.output import merge
 from refseg.label.refs import RefMaskTask
 from refseg.label.workers import answer_here
-from refseg.methods.tris.edges import EdgeBatch, EdgeNet
+from refseg.methods.tris.edges import EdgeNet
 from refseg.methods.tris.refine import RefineSettings, refine
-from refseg.methods.tris.seeds import IGNORE, SeedConfig, Smooth, on_grid, seeds, unsmoothed
 from refseg.models import find_encoder, read_model_file
+from refseg.nn.clip import Pixels
 from refseg.nn.clip_resnet import ClipResNet
-from refseg.nn.clip_weights import load_clip_part
+from refseg.nn.clip_weights import load_clip_part, read_pixels
 from refseg.nn.weights import load_hub_part, load_state, read_state
-from refseg.ops.crf import SEEDS, How, label_probability
-from refseg.ops.crf import refine as kept_to_outlines
-from refseg.ops.files import atomic_path, sha256_file
+from refseg.ops.files import atomic_path, remove_folder, sha256_file
 from refseg.recipes.base import Recipe, TrisPart
 from refseg.recipes.batches import subset
 from refseg.recipes.provenance import digest, identity
 from refseg.recipes.starts import CARD_ENTRY, NOT_STATED
 from refseg.recipes.training import Job
+from refseg.recipes.tris_seeds import EdgeBatches, KeptSeeds, hw_of, in_unit
 from refseg.recipes.tris_select import Selected
 from refseg.train.loader import TrainData
 from refseg.train.loop import fit
 from refseg.train.progress import Counting
 from refseg.types import Geometry
 
-NET = "net.safetensors"
-#: Factors that pictures are resized by while edges are learned.
-SCALES = (0.5, 1.5)
-
-
-def smoother(how: How) -> Smooth:
-    """How seeds keep to outlines; see `refseg.ops.crf.refine`."""
-    return unsmoothed if how == "none" else partial(_smoothed, how=how)
-
-
-def _smoothed(
-    image: NDArray[np.uint8], labels: NDArray[np.bool_], *, how: How
-) -> NDArray[np.bool_]:
-    return kept_to_outlines(image, label_probability(labels), how, SEEDS) > 0.5
-
-
-@dataclass
-class EdgeBatches:
-    """make_batch(indices, epoch) for the loop: pictures at the net's size with the seeds of one of
-    their refs, resized by 0.5 to 1.5, mirrored and cut at random by (seed, epoch, index), as IRNet.
-
-    Seeds are made at the picture's own size, for which the CRF's sigmas are meant, and when asked
-    for; a few epochs do not pay for a store of them. `plain`: nothing is drawn, and no seeds made.
-    """
-
-    dataset: ReferDataset
-    selected: Selected
-    rows: Sequence[int]
-    preprocess: PreprocessConfig
-    config: SeedConfig
-    smooth: How
-    seed: int = 0
-    plain: bool = False
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __call__(self, indices: list[int], epoch: int) -> EdgeBatch:
-        images, labels = [], []
-        for index in indices:
-            entry = self.dataset.entry(self.rows[index])
-            picture = self.dataset.image(entry.image_row)
-            found = self._seeds(entry.ref_id, picture)
-            rng = np.random.default_rng([self.seed, epoch, index])
-            placed = self._place(_hw(picture), None if self.plain else rng)
-            side = self.preprocess.size
-            images.append(cv2.warpAffine(picture, placed, (side, side)))
-            nearest = {"flags": cv2.INTER_NEAREST, "borderMode": cv2.BORDER_CONSTANT}
-            moved = cv2.warpAffine(found, placed, (side, side), **nearest, borderValue=IGNORE)
-            labels.append(on_grid(np.asarray(moved, np.uint8)))
-        return EdgeBatch(
-            normalise(np.stack(images), self.preprocess),
-            torch.from_numpy(np.stack(labels)).long(),
-        )
-
-    def _seeds(self, ref_id: int, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self.plain:  # for the mean displacement, which reads no seeds
-            return np.full(_hw(picture), IGNORE, np.uint8)
-        response = self.selected.in_px(ref_id, self.preprocess.geometry(_hw(picture)))
-        return seeds(response, picture, self.config, smoother(self.smooth))
-
-    def _place(self, hw: tuple[int, int], rng: np.random.Generator | None) -> NDArray[np.float64]:
-        """[2, 3] from px to net, pixel centres at whole numbers. rng: of what is drawn, if any."""
-        geometry = self.preprocess.geometry(hw)
-        scale, offset = np.array(geometry.scale_xy), np.array(geometry.offset_xy)
-        side = self.preprocess.size
-        if rng is not None:
-            factor = rng.uniform(*SCALES)
-            # Where a larger picture is cut, or a smaller one lies.
-            offset = factor * offset + rng.random(2) * side * (1 - factor)
-            scale = factor * scale
-            if rng.random() < 0.5:
-                scale, offset = scale * (-1, 1), np.array([side - offset[0], offset[1]])
-        centre = scale * 0.5 + offset - 0.5
-        return np.array([[scale[0], 0, centre[0]], [0, scale[1], centre[1]]])
+NET, SEEDS_KEPT = "net.safetensors", "seeds"
+Cells = NDArray[np.float32]
 
 
 def build_edges(recipe: Recipe, part: TrisPart) -> EdgeNet:
     """The network with the frozen encoder that `weights.edges` names.
 
+    It sees pixels as its weights know them, whatever `preprocess` has: a CLIP's its own, a ResNet
+    or Swin ImageNet's (as in the released code, whose encoder here is a ResNet).
     Raises ConfigError where it names none: edges are found in what an encoder sees, and a random
     one sees nothing.
     """
@@ -142,33 +68,32 @@ def build_edges(recipe: Recipe, part: TrisPart) -> EdgeNet:
             remedy="name a folder or hub id, such as microsoft/resnet-50 or clip-scenes",
         )
     set_seed(part.edges_train.seed)
-    net = EdgeNet(part.edges)
+    net, where = EdgeNet(part.edges), str(find_encoder(name))
     module, prefix = net.hub_part()
     if isinstance(module, ClipResNet):
-        load_clip_part(module, str(find_encoder(name)))
+        load_clip_part(module, where)
+        net.set_pixels(read_pixels(where))
     else:
-        load_hub_part(module, str(find_encoder(name)), prefix=prefix)
+        load_hub_part(module, where, prefix=prefix)
+        net.set_pixels(Pixels(mean=IMAGENET_MEAN, std=IMAGENET_STD))
     return net
 
 
 def learn_edges(
     job: Job, part: TrisPart, dataset: ReferDataset, selected: Selected, folder: Path
 ) -> list[Path]:
-    """Train the edge network on seeds, set its mean displacement, keep its weights."""
+    """Train the edge network on seeds, set its mean displacement, keep its weights.
+
+    Seeds are kept in `folder` until then; see `KeptSeeds`.
+    """
     recipe = job.recipe
     net = build_edges(recipe, part)
-    # A map that is nowhere positive says nothing of where things are.
-    told = {ref_id for ref_id, row in selected.row_of.items() if (selected.maps[row] > 0).any()}
-    known = [row for row in range(len(dataset)) if dataset.entry(row).ref_id in told]
-    if not known:
-        raise RunError(
-            f"none of {len(dataset):,} refs has a map that is positive anywhere",
-            remedy="train step 1 longer (tris.train.steps), in another --out",
-        )
-    rows = [known[i] for i in subset(len(known), part.edge_refs, recipe.train.seed)]
-    prepare = recipe.preprocess
+    rows = _told(dataset, selected)
+    rows = [rows[i] for i in subset(len(rows), part.edge_refs, recipe.train.seed)]
+    kept = KeptSeeds(selected, recipe.preprocess, part.seeds, part.smooth, folder / SEEDS_KEPT)
+    red, green, blue = (round(255 * value) for value in net.pixel_mean.tolist())
     batches = EdgeBatches(
-        dataset, selected, rows, prepare, part.seeds, part.smooth, part.edges_train.seed
+        dataset, kept, rows, part.edge_crop, (red, green, blue), part.edges_train.seed
     )
     result = fit(
         net,
@@ -178,24 +103,48 @@ def learn_edges(
         identity=identity(recipe),
         progress=job.progress,
     )
+    job.barrier()  # nobody reads or writes seeds any more
     if job.main:
-        from safetensors.torch import save_file
-
         load_state(net.cpu(), read_state(result.weights), source=str(result.weights))
-        size, plain = part.edges_train.batch_size, replace(batches, plain=True)
-        starts = range(0, len(batches), size)
-        net.set_mean(
-            plain(list(range(start, min(start + size, len(batches)))), 0) for start in starts
-        )
-        with atomic_path(folder / NET) as temporary:
-            save_file({k: v.contiguous() for k, v in net.state_dict().items()}, temporary)
+        _centre(net.to(job.device), batches, part.edges_train.batch_size)
+        _write(net, folder / NET)
+        if kept.folder.is_dir():
+            remove_folder(kept.folder)
     job.barrier()
     return [folder / NET]
 
 
+def _told(dataset: ReferDataset, selected: Selected) -> list[int]:
+    """Rows whose map says something of where things are: it is positive somewhere."""
+    told = {ref_id for ref_id, row in selected.row_of.items() if (selected.maps[row] > 0).any()}
+    rows = [row for row in range(len(dataset)) if dataset.entry(row).ref_id in told]
+    if not rows:
+        raise RunError(
+            f"none of {len(dataset):,} refs has a map that is positive anywhere",
+            remedy="train step 1 longer (tris.train.steps), in another --out",
+        )
+    return rows
+
+
+def _centre(net: EdgeNet, batches: EdgeBatches, size: int) -> None:
+    """Set the mean displacement, of all pictures in batches of that size."""
+    plain, rows = replace(batches, plain=True), range(len(batches))
+    net.set_mean(plain(list(rows[start : start + size]), 0) for start in rows[::size])
+
+
+def _write(net: EdgeNet, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    with atomic_path(path) as temporary:
+        save_file({k: v.cpu().contiguous() for k, v in net.state_dict().items()}, temporary)
+
+
 @dataclass
 class Refiner:
-    """A `refseg.label.refs.Maker`: the pseudo masks of refs about a picture."""
+    """A `refseg.label.refs.Maker`: the pseudo masks of refs about a picture.
+
+    preprocess: of the network that the maps are of. The edge network works where it lies.
+    """
 
     net: EdgeNet
     selected: Selected
@@ -206,23 +155,22 @@ class Refiner:
         self, picture: NDArray[np.uint8], ref_ids: Sequence[int]
     ) -> list[tuple[NDArray[np.bool_], float]]:
         """In px, at the picture's own size; refs without a map get an empty mask."""
-        edge, displacement = self._looked(picture)
-        geometry = self.preprocess.geometry(_hw(picture))
+        edge, displacement = self.look(picture)
+        geometry = self.preprocess.geometry(hw_of(picture))
         maps = [self._map(ref_id, geometry) for ref_id in ref_ids]
-        found = refine(np.stack(maps), edge, displacement, self.settings, _hw(picture))
+        found = refine(np.stack(maps), edge, displacement, self.settings, hw_of(picture))
         return [(one.mask, one.score) for one in found]
+
+    @torch.inference_mode()
+    def look(self, picture: NDArray[np.uint8]) -> tuple[Cells, Cells]:
+        """Edges [h, w] and displacements [2, h, w] of a picture at its own scale; see `EdgeNet`."""
+        edge, displacement = self.net.look(in_unit(picture[None]).to(self.net.pixel_mean.device))
+        return edge[0].cpu().numpy(), displacement[0].cpu().numpy()
 
     def _map(self, ref_id: int, geometry: Geometry) -> NDArray[np.float32]:
         if ref_id not in self.selected.row_of:
             return np.zeros(geometry.original_hw, np.float32)
         return self.selected.in_px(ref_id, geometry)
-
-    @torch.inference_mode()
-    def _looked(self, picture: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[Any]]:
-        shown = normalise(picture[None], self.preprocess)
-        edge, displacement = self.net.look(shown)
-        parts: list[Tensor] = [edge[0], displacement[0]]
-        return parts[0].cpu().numpy(), parts[1].cpu().numpy()
 
 
 def write_masks(
@@ -262,11 +210,13 @@ def write_masks(
     return [path for path in sorted(out.iterdir()) if path.suffix in (".p", ".json")]
 
 
-def read_refiner(folder: Path, recipe: Recipe, part: TrisPart, selected: Selected) -> Refiner:
-    """The refiner of what the stage "edges" left in `folder`."""
+def read_refiner(
+    folder: Path, recipe: Recipe, part: TrisPart, selected: Selected, device: str = "cpu"
+) -> Refiner:
+    """The refiner of what the stage "edges" left in `folder`, on `device`."""
     net = EdgeNet(part.edges)
     load_state(net, read_state(folder / NET), source=str(folder / NET))
-    return Refiner(net.eval(), selected, recipe.preprocess, part.refine)
+    return Refiner(net.eval().to(device), selected, recipe.preprocess, part.refine)
 
 
 def edges_hash(folder: Path) -> str:
@@ -276,7 +226,3 @@ def edges_hash(folder: Path) -> str:
 
 def _plain(config: RefineSettings) -> dict[str, Any]:
     return config.model_dump(mode="json")
-
-
-def _hw(image: NDArray[np.uint8]) -> tuple[int, int]:
-    return image.shape[0], image.shape[1]

@@ -7,7 +7,8 @@ RUN/select/refs.json   the R ref ids, which of its sentences each has its map fr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,36 +96,60 @@ def select_maps(
     calibrator: Calibrator | None,
     dataset: ReferDataset,
     progress: Callable[[int, int], None],
+    rows: Iterable[int] | None = None,
 ) -> Selected:
     """PRMS over a split. dataset: opened in the view "sentence". calibrator: None keeps the map of
     each ref's first sentence instead.
 
-    progress(images done, images).
+    progress(images done, images). rows: of the dataset, to choose among; others are not there, and
+    a ref without any has no map.
     """
     model.method.eval()
-    groups = dataset.groups_by_image()
+    wanted = set(range(len(dataset)) if rows is None else rows)
+    groups = [group for group in dataset.groups_by_image() if not wanted.isdisjoint(group)]
     found: list[tuple[int, int, float, NDArray[np.float32]]] = []
-    for done, rows in enumerate(groups, start=1):
-        found += _of_image(model, calibrator, dataset, rows)
+    for done, group in enumerate(groups, start=1):
+        asked = [one for one in _numbered(dataset, group) if one.row in wanted]
+        found += _of_image(model, calibrator, dataset, asked)
         progress(done, len(groups))
     ref_ids, sentence, scores, maps = zip(*found, strict=True)
     return Selected(np.stack(maps), ref_ids, sentence, scores)
 
 
+@dataclass(frozen=True)
+class _Sentence:
+    """A row of the dataset. number: which of the ref's sentences it is."""
+
+    row: int
+    ref_id: int
+    number: int
+
+
+def _numbered(dataset: ReferDataset, rows: Iterable[int]) -> list[_Sentence]:
+    """All sentences about an image."""
+    found, counts = list[_Sentence](), Counter[int]()
+    for row in rows:
+        ref_id = dataset.entry(row).ref_id
+        found.append(_Sentence(row, ref_id, counts[ref_id]))
+        counts[ref_id] += 1
+    return found
+
+
 def _of_image(
-    model: Model, calibrator: Calibrator | None, dataset: ReferDataset, rows: list[int]
+    model: Model, calibrator: Calibrator | None, dataset: ReferDataset, asked: list[_Sentence]
 ) -> list[tuple[int, int, float, NDArray[np.float32]]]:
     """(ref id, chosen sentence, score, logits) of the refs about one image."""
     method = model.method
     assert isinstance(method, TrisResponse)
-    batch = model.batch(dataset.samples(rows), share_images=True).to(model.device)
+    samples = dataset.samples([one.row for one in asked])
+    batch = model.batch(samples, share_images=True).to(model.device)
     logits = method.own(method(batch))
     shown = weighted_map(
         in_net(logits, (batch.images.shape[2], batch.images.shape[3])), method.config.select_map
     )
     refs: dict[int, list[int]] = {}
-    for place, row in enumerate(rows):
-        refs.setdefault(dataset.entry(row).ref_id, []).append(place)
+    for place, one in enumerate(asked):
+        refs.setdefault(one.ref_id, []).append(place)
     told = []
     for ref_id, places in refs.items():
         best, score = 0, 0.0
@@ -132,5 +157,6 @@ def _of_image(
             texts = method.text.cut_for_judge(batch.words[places], batch.word_mask[places])
             best, scores = choose(calibrator, batch.images[0], shown[places], *texts)
             score = float(scores[best])
-        told.append((ref_id, best, score, logits[places[best]].cpu().numpy()))
+        chosen = places[best]
+        told.append((ref_id, asked[chosen].number, score, logits[chosen].cpu().numpy()))
     return told

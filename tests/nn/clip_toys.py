@@ -191,8 +191,9 @@ def hub_clip(folder: Path, heads: int = 2, act: str = "quick_gelu") -> Any:
     return model
 
 
-def own_folder(folder: Path, made: ClipPair) -> Path:
+def own_folder(folder: Path, made: ClipPair, **told: Any) -> Path:
+    """As a run leaves it. told: more of its config.json, such as "pixels"."""
     save_file(made.state_dict(), folder / "model.safetensors")
-    told = {"refseg": {"labels": "text"}, "pair": made.config.model_dump(mode="json")}
+    told |= {"refseg": {"labels": "text"}, "pair": made.config.model_dump(mode="json")}
     (folder / "config.json").write_text(json.dumps(told))
     return folder

@@ -14,10 +14,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from refseg.errors import ModelError
-from refseg.nn.clip import ClipVision, ClipVisionConfig, ClipWords
+from refseg.nn.clip import (
+    PIXEL_MEAN,
+    PIXEL_STD,
+    ClipVision,
+    ClipVisionConfig,
+    ClipWords,
+    Pixels,
+)
 from refseg.nn.clip_pair import ClipPair
 from refseg.nn.clip_resnet import ClipResNet, ClipResNetConfig
-from refseg.nn.clip_weights import load_clip_part, read_pair
+from refseg.nn.clip_weights import load_clip_part, read_pair, read_pixels
 from tests.nn.clip_toys import config, hub_clip, openai_file, openai_names, own_folder, pair, same
 
 
@@ -92,6 +99,30 @@ def test_our_own_folders(vision: str, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(wrong))
         with pytest.raises(ModelError, match=r"config\.json describes no CLIP"):
             read_pair(tmp_path)
+
+
+def test_a_pair_says_what_its_pixels_were(tmp_path: Path) -> None:
+    made = pair("resnet")
+    own_folder(tmp_path, made, pixels={"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]})
+    expected = Pixels(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    assert read_pair(tmp_path).pixels == read_pixels(tmp_path) == expected
+    for wrong in ({"mean": [0.1, 0.2]}, {"std": [0.1, 0.0, 0.1]}, {"size": 3}, 7):
+        own_folder(tmp_path, made, pixels=wrong)
+        for read in (read_pair, read_pixels):
+            with pytest.raises(ModelError, match=r"config\.json describes no CLIP"):
+                read(tmp_path)
+
+
+def test_a_file_that_says_nothing_knows_clips_pixels(tmp_path: Path) -> None:
+    own, openai, hub = (tmp_path / name for name in ("own", "openai", "hub"))
+    for folder in (own, openai, hub):
+        folder.mkdir()
+    own_folder(own, pair("vit"))
+    openai_file(openai, pair("resnet"))
+    hub_clip(hub)
+    for where in (own, openai, openai / "model.safetensors", hub):
+        assert read_pair(where).pixels == read_pixels(where) == Pixels()
+    assert (Pixels().mean, Pixels().std) == (PIXEL_MEAN, PIXEL_STD)
 
 
 def test_a_folder_of_open_clip(tmp_path: Path) -> None:

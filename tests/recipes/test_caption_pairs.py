@@ -13,7 +13,9 @@ from refseg.data.tokens import train_wordpiece
 from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ConfigError, DataError
 from refseg.methods.encoders.pairs import PairBatch, PairLearner
+from refseg.nn.clip import Pixels
 from refseg.nn.clip_pair import PairConfig
+from refseg.nn.clip_weights import read_pair
 from refseg.recipes.captions import PairBatches, Retrieval, read_captioned
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.pretrain import run_encoder
@@ -103,6 +105,15 @@ def test_learning_tells_captions_apart(world: Path, tmp_path: Path) -> None:
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     line = next(line for line in card.splitlines() if "found among 16" in line)
     assert float(line.split()[-1].rstrip("%")) > 30
+
+
+def test_the_exported_pair_says_what_its_pixels_were(world: Path, tmp_path: Path) -> None:
+    train = small_pair(world).train.model_copy(update={"steps": 1, "evaluate_every": None})
+    net = PreprocessConfig(size=64, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    model = run_encoder(small_pair(world, train=train, preprocess=net), tmp_path, progress="none")
+    told = json.loads((model / "config.json").read_text())
+    assert told["pixels"] == {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    assert read_pair(model).pixels == Pixels(mean=net.mean, std=net.std)
 
 
 def test_captions_longer_than_the_table_are_refused(world: Path) -> None:

@@ -17,10 +17,23 @@ from refseg.data.tokens import train_wordpiece
 from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ConfigError
 from refseg.models import Model
-from refseg.recipes.judging import NEGATIVES, MarginScorer, check_words, responses
+from refseg.nn.clip import PIXEL_MEAN, PIXEL_STD
+from refseg.nn.clip_pair import ClipPair, PairConfig
+from refseg.recipes.base import Recipe
+from refseg.recipes.catalog import get_recipe
+from refseg.recipes.judging import (
+    NEGATIVES,
+    MarginScorer,
+    check_words,
+    open_calibrator,
+    responses,
+)
+from refseg.recipes.overrides import apply_overrides
 from refseg.types import Batch, Labels, Prediction
 from tests.methods.toy_configs import SIDE, toy_tokenizer
 from tests.methods.tris.toys import toy_calibrator
+from tests.nn.clip_toys import own_folder
+from tests.recipes.tris_small import TEXT, VISION, small_tris
 
 
 class Half(nn.Module):
@@ -109,3 +122,66 @@ def test_a_judge_of_other_words_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="word pieces") as caught:
             check_words(other, model, str(tmp_path))
         assert f"tokens.source={tmp_path}" in str(caught.value.remedy)
+
+
+# -- whose pixels ------------------------------------------------------------------------------
+
+PIXELS = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.4, 0.2]}
+
+
+def recipe_of(world: Path, folder: Path, own: bool, **told: Any) -> Recipe:
+    """Of both steps; its judge is a random pair, its networks see ImageNet's pixels."""
+    torch.manual_seed(0)
+    folder.mkdir(exist_ok=True)
+    own_folder(folder, ClipPair(PairConfig(vision=VISION, text=TEXT)), **told)
+    setting = f"tris.response.loss.own_pixels={str(own).lower()}"
+    return apply_overrides(small_tris(world, folder), [setting])
+
+
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("own", [True, False])
+def test_both_steps_show_the_judge_the_same_pixels(
+    own: bool, told: bool, world: Path, tmp_path: Path
+) -> None:
+    """Those that it knows where step 1 says so, by its own word or else CLIP's, by a loop."""
+    recipe = recipe_of(world, tmp_path / "pair", own, **({"pixels": PIXELS} if told else {}))
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    given, known = recipe.preprocess, (PIXELS["mean"], PIXELS["std"])
+    mean, std = known if told else (PIXEL_MEAN, PIXEL_STD)
+    if not own:
+        mean, std = given.mean, given.std
+    shown, expected = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
+    for y, x, c in np.ndindex(64, 64, 3):
+        value = int(picture[y, x, c]) / 255
+        shown[0, c, y, x] = (value - given.mean[c]) / given.std[c]
+        expected[0, c, y, x] = (value - mean[c]) / std[c]
+    assert recipe.tris is not None
+    first = {"method_name": "tris_response", "method": recipe.tris.response, "tris": None}
+    for step in (recipe, recipe.model_copy(update=first)):
+        judge = open_calibrator(step)
+        assert judge is not None
+        seen = judge.seen(shown, torch.ones(1, 64, 64))
+        torch.testing.assert_close(seen, judge.pair.embed_images(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_a_judge_that_knows_the_given_pixels_sees_them_as_they_are(
+    world: Path, tmp_path: Path
+) -> None:
+    """So that own_pixels changes nothing in a world whose pair learned from the same."""
+    same = PreprocessConfig().model_dump(mode="json", include={"mean", "std"})
+    plain, own = (
+        open_calibrator(recipe_of(world, tmp_path / "pair", own, pixels=same))
+        for own in (False, True)
+    )
+    assert plain is not None
+    assert own is not None
+    images, ones = torch.randn(2, 3, 64, 64), torch.ones(2, 64, 64)
+    torch.testing.assert_close(own.seen(images, ones), plain.seen(images, ones))
+
+
+def test_methods_without_the_setting_show_what_they_see(world: Path, tmp_path: Path) -> None:
+    folder = recipe_of(world, tmp_path / "pair", own=True).weights.calibrator
+    other = apply_overrides(get_recipe("vega_scenes"), [f"weights.calibrator={folder}"])
+    judge = open_calibrator(other)
+    assert judge is not None
+    assert not judge.own_pixels

@@ -20,8 +20,9 @@ from refseg.recipes.base import Recipe, WeightsConfig
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.pretrain import run_encoder
 from refseg.recipes.runner import run_recipe
+from refseg.recipes.tris_data import response_recipe
+from refseg.recipes.tris_rules import ORDER, check_tris
 from refseg.recipes.tris_select import MAPS, REFS, Selected, normalised
-from refseg.recipes.tris_stages import ORDER, check_tris, response_recipe
 from refseg.train.log import read_log
 from refseg.types import Geometry, Labels
 from tests.recipes.partial_small import Watch, card, manifest, watched
@@ -76,6 +77,12 @@ def test_cards_say_that_masks_were_its_own(whole: Path) -> None:
     for told in (first, last):
         assert told["evaluation"]["chosen by"] == "margin"
         assert "the choice saw text" in told["weights"]
+        # The margin is no IoU: no protocol of masks is named for it.
+        says = "margin of a frozen image-text model, no mask read"
+        assert told["weights"].startswith(f"best margin on val (the {says}), at step ")
+        assert told["evaluation"]["measure"] == says
+        assert set(told["metrics"]) == {"margin (val)"}
+        assert not {"protocol", "original"} & set(json.dumps(told).replace('"', " ").split())
         assert "box" not in told["labels used"]
 
 
@@ -186,6 +193,7 @@ def test_the_papers_preset_runs_too(world: Path, pair: Path, tmp_path: Path) -> 
         ("weights.edges=null", "weights.edges names none"),
         ("data.also=[scenes]", "read one data set"),
         ("weights.model=vega-scenes", "cannot both be weights.model"),
+        ("method.text.vocab_size=100", '"segment" could not start'),
     ],
 )
 def test_what_a_later_stage_would_fail_on_is_refused_first(
@@ -196,6 +204,58 @@ def test_what_a_later_stage_would_fail_on_is_refused_first(
     assert told in caught.value.message
     assert caught.value.remedy
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "told", "remedy"),
+    [
+        ("tris.edges_train.batch_size=500", "the 4 samples of the refs", "tris.edges_train"),
+        ("train.batch_size=900", "expressions that step 2 learns from", "set train.batch_size"),
+        ("data.limit=1 tris.train.batch_size=1", "the 1 samples of the refs", "tris.edges_train"),
+    ],
+)
+def test_batches_of_more_than_there_is_are_refused_first(
+    setting: str, told: str, remedy: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        run_recipe(apply_overrides(recipe, setting.split()), tmp_path / "run", progress="none")
+    assert told in caught.value.message
+    assert remedy in caught.value.remedy
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("method.vision.width=16", "other shapes"),
+        ("method.vision.layers=[1,1,1,2]", "missing layer4.1"),
+        ("method.text.heads=4", "has 2 heads, not 4"),
+    ],
+)
+def test_weights_that_do_not_fit_step_2_are_refused_before_step_1(
+    setting: str, told: str, recipe: Recipe, whole: Path, tmp_path: Path
+) -> None:
+    """But for who has step 2 already, or does not ask for it."""
+    other = apply_overrides(recipe, [setting])
+    with pytest.raises(ModelError, match="segment") as caught:
+        run_recipe(other, tmp_path / "run", progress="none")
+    assert told in caught.value.message
+    assert caught.value.remedy
+    assert not (tmp_path / "run").exists()
+    check_tris(other, whole)
+    check_tris(other.model_copy(update={"stages": ORDER[:-1]}), tmp_path)
+
+
+def test_step_1_alone_asks_for_what_it_pushes_away_too(recipe: Recipe, tmp_path: Path) -> None:
+    """The term would be 0 in silence."""
+    alone = apply_overrides(response_recipe(recipe), ["data.negatives=0", "select=null"])
+    with pytest.raises(ConfigError) as caught:
+        run_recipe(alone, tmp_path / "run", progress="none")
+    assert "method.loss.repel=2 pushes other texts away" in caught.value.message
+    assert "method.loss.repel=0" in caught.value.remedy
+    assert not (tmp_path / "run").exists()
+    quiet = apply_overrides(alone, ["method.loss.repel=0"])
+    run_recipe(quiet, tmp_path / "run", progress="none")
 
 
 def test_weights_that_saw_boxes_are_refused(recipe: Recipe, tmp_path: Path) -> None:

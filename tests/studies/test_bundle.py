@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from safetensors.torch import load_file, save_file
 from refseg import models
 from refseg.doctor import shipped
 from refseg.errors import ConfigError, ModelError
+from refseg.nn.clip import Pixels
+from refseg.nn.clip_weights import read_pair
 from studies import bundle as bundling
 from tests.methods.toy import toy_model
+from tests.nn.clip_toys import own_folder, pair
 
 
 def test_a_bundle_is_whole_small_and_nearly_the_same(tmp_path: Path) -> None:
@@ -83,3 +87,19 @@ def test_an_encoder_is_bundled_beside_the_models(tmp_path: Path) -> None:
     torch.testing.assert_close(state["table"].float(), weight, rtol=1e-3, atol=1e-6)
     assert torch.equal(state["index"], torch.arange(3))
     assert torch.equal(load_file(run / "model.safetensors")["table"], weight)  # left as it was
+
+
+def test_a_bundled_pair_says_what_its_pixels_were(tmp_path: Path) -> None:
+    """Written by its run, or, of an older one, as its recipe has them."""
+    own = Pixels(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    told = own.model_dump(mode="json")
+    for name, written in (("new", {"pixels": told}), ("old", {})):
+        run = tmp_path / name
+        (run / "model").mkdir(parents=True)
+        own_folder(run / "model", pair("resnet"), **written)
+        (run / "recipe.json").write_text(json.dumps({"preprocess": {"size": 64, **told}}))
+        folder = bundling.bundle_encoder(run, name, tmp_path / "checkpoints")
+        assert shipped(folder).status == "ok"
+        assert read_pair(folder).pixels == own
+        about = json.loads((folder / "config.json").read_text())
+        assert set(about) == {"pair", "pixels", "refseg"}

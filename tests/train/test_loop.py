@@ -391,7 +391,7 @@ def test_a_loss_that_compares_samples_is_not_cut(tmp_path: Path) -> None:
     settings = config(steps=2)
     fit(Comparing(), toy_data(), settings, tmp_path / "whole", progress="none")
     cut = settings.model_copy(update={"accumulate": 2})
-    with pytest.raises(ConfigError, match="Comparing .* into 2 parts") as caught:
+    with pytest.raises(ConfigError, match=r"Comparing .* into 2 parts") as caught:
         fit(Comparing(), toy_data(), cut, tmp_path / "cut", progress="none")
     assert "accumulate=1" in caught.value.remedy
     with pytest.raises(ConfigError, match=r"\(2 processes"):

@@ -75,7 +75,7 @@ class Calibrator:
             return self.pair.embed_images(left).float()
 
     def _normalised(self, images: Tensor) -> Tensor:
-        if not self.own_pixels:
+        if not self.own_pixels or self.given == self.own:
             return images
         (mean, std), (own_mean, own_std) = self.given, self.own
         shift, scale, own_shift, own_scale = (

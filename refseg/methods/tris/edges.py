@@ -29,6 +29,7 @@ from refseg.methods.tris.encoders import Pyramid, build_pyramid
 from refseg.methods.tris.pairs import pair_loss
 from refseg.methods.tris.seeds import STRIDE
 from refseg.nn.attention import tokens_to_map
+from refseg.nn.clip import Pixels
 from refseg.nn.clip_resnet import ClipResNet
 from refseg.nn.resnet import ResNetVisionConfig
 from refseg.nn.sizes import check_swin
@@ -84,8 +85,9 @@ class EdgeNetConfig(MethodConfig):
 
 @dataclass(frozen=True)
 class EdgeBatch:
-    """images: [B, 3, H, W] float32, normalised. labels: [B, h, w] uint8 or int64 seeds, see
-    `seeds.on_grid`. Raises DataError where the sizes do not belong together.
+    """images: [B, 3, H, W] float32, RGB in 0..1, which the network normalises as its encoder
+    knows them. labels: [B, h, w] uint8 or int64 seeds, see `seeds.on_grid`. Raises DataError where
+    the sizes do not belong together.
     """
 
     images: Tensor
@@ -117,9 +119,15 @@ class EdgeOutputs:
 
 
 class EdgeNet(nn.Module):
-    """forward(EdgeBatch) -> EdgeOutputs; in eval mode the mean of displacements is taken off."""
+    """forward(EdgeBatch) -> EdgeOutputs; in eval mode the mean of displacements is taken off.
+
+    Pixels are normalised in here, by what `set_pixels` was told, which is kept with the weights: a
+    frozen encoder sees them as those it learned from, whatever others in a recipe are shown.
+    """
 
     mean_displacement: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, config: EdgeNetConfig) -> None:
         super().__init__()
@@ -130,11 +138,18 @@ class EdgeNet(nn.Module):
         self.edge = EdgeHead(config, channels)
         self.displacement = DisplacementHead(config, channels)
         self.register_buffer("mean_displacement", torch.zeros(2))
+        self.register_buffer("pixel_mean", torch.zeros(3))
+        self.register_buffer("pixel_std", torch.ones(3))
         self.train(self.training)  # frozen norms, from the start
 
     def hub_part(self) -> tuple[nn.Module, str]:
         """What starts from others' weights, and its name in task models."""
         return self.backbone.hub_part()
+
+    def set_pixels(self, pixels: Pixels) -> None:
+        """What the encoder's weights know; pixels are left as they come until this is called."""
+        self.pixel_mean.copy_(torch.tensor(pixels.mean))
+        self.pixel_std.copy_(torch.tensor(pixels.std))
 
     def train(self, mode: bool = True) -> Self:
         """As any module's, but the encoder stays in eval mode: its norms keep their statistics."""
@@ -156,7 +171,8 @@ class EdgeNet(nn.Module):
 
     @torch.no_grad()
     def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """images [B, 3, H, W] -> edges [B, h, w] in 0..1, displacements [B, 2, h, w], float32.
+        """images [B, 3, H, W], RGB in 0..1 -> edges [B, h, w] in 0..1, displacements [B, 2, h, w],
+        float32.
 
         Of the edge the sigmoid of the mean logit of an image and its mirrored twin; displacements
         are those of the image alone, less their mean. The same in both modes.
@@ -189,7 +205,8 @@ class EdgeNet(nn.Module):
     def _read(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images, sides multiples of `COARSEST` -> logits and displacements on all their cells."""
         with torch.no_grad():
-            found = taps(self.backbone, images)
+            mean, std = (part[:, None, None] for part in (self.pixel_mean, self.pixel_std))
+            found = taps(self.backbone, (images - mean) / std)
         hw = cells(_hw(images))
         return self.edge(found, hw), self.displacement(found, hw)
 
