@@ -152,6 +152,26 @@ def heats(image: Pixels, maps: Mapping[str, NDArray[np.float32]]) -> Pixels:
     return np.concatenate(parts)
 
 
+def regions(image: Pixels, numbers: NDArray[np.integer], text: str) -> Pixels:
+    """The image under a colour for each number of a map [H, W], 0 or more; text in a strip below.
+
+    Sized as `overlay`. The palette's colours where they suffice, else as many hues, every second
+    one darker.
+    """
+    import cv2
+
+    count = int(numbers.max()) + 1
+    if count <= len(PALETTE):
+        table = np.array(PALETTE, np.uint8)
+    else:
+        hues = np.zeros((1, count, 3), np.uint8)
+        hues[0] = [(180 * n // count, 210, 255 if n % 2 == 0 else 150) for n in range(count)]
+        table = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[0]
+    coloured = cv2.addWeighted(image, 0.4, np.ascontiguousarray(table[numbers]), 0.6, 0)
+    big = _scaled(np.asarray(coloured, np.uint8), _factor(image.shape[:2]))
+    return np.concatenate([big, _captions([text], big.shape[1])])
+
+
 def tint(
     image: Pixels,
     mask: NDArray[np.bool_],

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refseg import draw
-from refseg.ops.masks import response_in_px
+from refseg.ops.masks import response_in_px, stretched
 from refseg.rank import Ranked
 from refseg.types import Prediction
+
+#: The inner map that holds numbers of groups, which have no size: each is a colour.
+GROUPS = "entities"
 
 
 def explanation(
@@ -24,8 +26,9 @@ def explanation(
 
     image: [H, W, 3] px. ranked: likeliest first, for methods that choose among proposals: their
     outlines, what each is taken for (its probability in brackets), and how likely it is meant.
-    Else the response and the inner maps, each over the image, maps stretched to 0..1; below them
-    the points of an outline in the order in which they were written.
+    Else the response and the inner maps, each over the image, maps stretched to 0..1, and entities
+    in a colour for each of their groups; below them the points of an outline in the order in which
+    they were written.
     """
     if ranked is not None:
         lines = [
@@ -34,16 +37,17 @@ def explanation(
         ]
         return draw.answers(image, [one.mask for one in ranked], lines)
     maps = {} if prediction.response is None else {"response": prediction.response}
-    maps |= {name.replace("_", " "): _stretched(one) for name, one in prediction.maps.items()}
+    maps |= {
+        name.replace("_", " "): stretched(one)
+        for name, one in prediction.maps.items()
+        if name != GROUPS
+    }
     in_px = {name: response_in_px(one, prediction.geometry) for name, one in maps.items()}
     shown = [draw.heats(image, in_px)] if maps else []
+    if GROUPS in prediction.maps:
+        groups = response_in_px(prediction.maps[GROUPS], prediction.geometry, "nearest")
+        shown.append(draw.regions(image, groups.astype(np.int64), "entities, a colour a group"))
     shown += [
         draw.pointed(image, points, "points in their order") for points in prediction.polygons
     ]
     return np.concatenate(shown) if shown else None
-
-
-def _stretched(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """To 0..1; a flat map becomes zeros."""
-    low, high = float(values.min()), float(values.max())
-    return (values - low) / (high - low) if high > low else np.zeros_like(values)

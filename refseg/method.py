@@ -10,7 +10,9 @@ the predictor know nothing else about it. Optional abilities are asked for by na
     hub_parts() -> kind -> module      what may start from weights in the hub's format
     take_over(state, source) -> told   begin from the weights of a model for another task
     word_limits, word_ids              the longest expression, the special tokens' ids, it takes
+    spell(ids_of)                      be told the ids of words of its own, by text -> ids
     reads_pixels, reads_objects        what forward looks at, where it is not pixels alone
+    wants_originals                    whether decode looks at images in px (`Batch.originals`)
 """
 
 from __future__ import annotations

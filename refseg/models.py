@@ -80,7 +80,13 @@ class Model:
 
     def batch(self, samples: Sequence[Sample], *, share_images: bool = False) -> Batch:
         """Samples (px) to a batch (net) on the CPU; see `refseg.data.collate.collate`."""
-        return collate(samples, self.tokenizer, self.preprocess, share_images=share_images)
+        return collate(
+            samples,
+            self.tokenizer,
+            self.preprocess,
+            share_images=share_images,
+            originals=getattr(self.method, "wants_originals", False),
+        )
 
     @torch.inference_mode()
     def scores(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
@@ -205,16 +211,26 @@ def find_model(name: str) -> Path:
             f"{name} is not in this installation",
             remedy=f"train it with `refseg train {recipe} --out RUN` and name RUN/model",
         )
+    if name in METHODS:
+        raise ModelError(
+            f"{name} is a method, and no model of that name is here",
+            remedy="give the folder of one: `refseg train` makes them, and for maskclip and "
+            "groupvit `refseg models convert`, without training",
+        )
     raise UnknownName("model", name, bundled)
 
 
 def read_model_file(folder: Path) -> ModelFile:
     """Read and check `config.json`. Raises ModelError for a half-written folder, by file."""
     described = _read_json(folder / "config.json")
-    if isinstance(described, dict) and "model_type" in described:
+    if isinstance(described, dict) and {"model_type", "pair"} & described.keys():
+        whole = "pair" in described or described["model_type"] in ("clip", "groupvit")
+        remedy = f"train a method from it: --set weights.vision={folder} or weights.text=..."
         raise ModelError(
             f"{folder} is an encoder in the hub's format, no whole model",
-            remedy=f"train a method from it: --set weights.vision={folder} or weights.text=...",
+            remedy=f"make one of it: refseg models convert {folder} --out DIR; or {remedy}"
+            if whole
+            else remedy,
         )
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
@@ -258,7 +274,8 @@ def load(name: str | Path, device: str = "cpu", *, eyes: bool = True) -> Model:
     }
     load_state(method, state, source=str(folder))
     tokenizer = load_tokenizer(folder / "tokenizer.json", described.max_words)
-    _check_words(folder, method, tokenizer)
+    spell(method, tokenizer)
+    check_words(folder, method, tokenizer)
     method.eval().to(device)
     if eyes and getattr(method, "wants_eyes", False):
         method.see_by(cache(lambda: _open_eyes(method)))
@@ -296,8 +313,14 @@ def _build_described(folder: Path, described: ModelFile) -> Any:
     )
 
 
-def _check_words(folder: Path, method: Any, tokenizer: WordTokenizer) -> None:
-    """Refuse a tokenizer whose ids or lengths the text encoder has no rows for."""
+def spell(method: Any, tokenizer: WordTokenizer) -> None:
+    """Tell a method that reads words of its own their ids (the optional ability `spell`)."""
+    if hasattr(method, "spell"):
+        method.spell(tokenizer.ids)
+
+
+def check_words(folder: Path, method: Any, tokenizer: WordTokenizer) -> None:
+    """Refuse a tokenizer whose ids or lengths the text encoder has no rows for: ModelError."""
     ids = getattr(getattr(method.config, "text", None), "vocab_size", None)
     if ids is not None and tokenizer.vocab_size > ids:
         raise ModelError(

@@ -186,9 +186,9 @@ class Batch:
     for; targets: [B] int64, the object that expression b means, -1 for none of them. pseudo: [B]
     bool, the expressions that a model wrote, None if people wrote all. Without pixels `images` is
     [I, 3, 0, 0]; so it is where the method makes its net images itself, of originals: the I images
-    [H, W, 3] uint8 RGB in px, else None. negatives: [B, n, T'] int64 token ids of n texts about
-    something else for each expression, negative_mask: [B, n, T'] bool, True on real tokens; None
-    where none were asked for.
+    [H, W, 3] uint8 RGB in px, None unless there or where the method wants them beside. negatives:
+    [B, n, T'] int64 token ids of n texts about something else for each expression, negative_mask:
+    [B, n, T'] bool, True on real tokens; None where none were asked for.
     """
 
     images: torch.Tensor
@@ -240,7 +240,8 @@ class Prediction:
     protocols with their own threshold or resolution make their mask; None for methods that
     have no such map. empty: the method says that the expression means nothing here.
     polygons: px points [P, 2] float32 each, for methods that predict outlines.
-    maps: inner maps worth looking at, name -> [h, w] float32. candidates: [N, h, w] float32
+    maps: inner maps worth looking at, name -> [h, w] float32; "entities" holds numbers of groups,
+    from 0 on, for methods that take an image apart. candidates: [N, h, w] float32
     probabilities in the net frame of all masks that the method chose from, shared by the
     predictions about one image; None for methods that do not choose.
     """

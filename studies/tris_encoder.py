@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +21,11 @@ from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ConfigError
 from refseg.methods.tris.response import in_net
 from refseg.models import find_encoder
+from refseg.nn.clip_dense import cosines, look
 from refseg.nn.clip_pair import ClipPair
-from refseg.nn.clip_resnet import AttentionPool, ClipResNet
+from refseg.nn.clip_resnet import ClipResNet
 from refseg.nn.clip_weights import read_pair
-from refseg.ops.masks import response_to_mask
+from refseg.ops.masks import response_to_mask, stretched
 from refseg.recipes.starts import encoder_labels
 from refseg.types import Batch, Geometry, Prediction, Sample
 
@@ -60,14 +60,8 @@ class EncoderAnswers:
 
 
 def _answer(one: Tensor, geometry: Geometry) -> Prediction:
-    response = stretched(one).numpy()
+    response = stretched(one.numpy())
     return Prediction(response_to_mask(response, geometry), 1.0, geometry, response)
-
-
-def stretched(values: Tensor) -> Tensor:
-    """A map with its lowest value at 0 and its highest at 1; one that is flat is 0 everywhere."""
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low) if high > low else torch.zeros_like(values)
 
 
 def saliency(pair: ClipPair, batch: Batch) -> Tensor:
@@ -78,18 +72,9 @@ def saliency(pair: ClipPair, batch: Batch) -> Tensor:
 
 def maskclip(pair: ClipPair, batch: Batch) -> Tensor:
     """[B, h, w]: the cosine of each place, projected as a value, with the text's vector."""
-    places = dense(_tower(pair), batch.images)[batch.image_of]
+    places, _ = look(pair.vision, batch.images)
     texts = pair.embed_texts(batch.words, batch.word_mask)
-    return torch.einsum("behw,be->bhw", places, texts)
-
-
-def dense(tower: ClipResNet, images: Tensor) -> Tensor:
-    """[I, E, h, w]: every place of the last map in the space of texts, unit length."""
-    pool: Any = tower.attnpool
-    assert isinstance(pool, AttentionPool)
-    last = tower(images)[-1].permute(0, 2, 3, 1)
-    projected: Tensor = pool.c_proj(pool.v_proj(last))
-    return F.normalize(projected, dim=-1).permute(0, 3, 1, 2)
+    return cosines(F.normalize(places, dim=1), texts, batch.image_of)
 
 
 def _tower(pair: ClipPair) -> ClipResNet:

@@ -41,6 +41,7 @@ PAPERS = {
     "Mutual supervision": ("mutual_refcoco", 6),
     "Partial-RES and SeqTR": ("partial_res_refcoco", 0),
     "TRIS": ("tris_refcoco", 0),
+    "Shatter and Gather": ("sag_refcoco", 0),
 }
 #: Elsewhere a setting may be one of any of these.
 SETTABLE = (
@@ -52,6 +53,10 @@ SETTABLE = (
     "partial_res_refcoco",
     "tris_scenes",
     "tris_refcoco",
+    "sag_scenes",
+    "sag_refcoco",
+    "maskclip_refcoco",
+    "groupvit_refcoco",
 )
 
 pages = pytest.mark.parametrize("page", PAGES, ids=page_id)

@@ -1,4 +1,4 @@
-"""`refseg models`: what can be loaded by name; `refseg models pull` is in pull.py."""
+"""`refseg models`: what can be loaded by name; pull and convert are in files of their own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from refseg.cli import ui
+from refseg.cli.convert import convert
 from refseg.cli.options import Json
 from refseg.cli.pull import pull
 from refseg.errors import ConfigError
@@ -147,3 +148,4 @@ def _measured_on(evaluation: dict[str, Any] | None) -> str:
 app = typer.Typer(help=ui.help_of(models), invoke_without_command=True, rich_markup_mode="markdown")
 app.callback()(models)
 ui.add(app, "pull", pull)
+ui.add(app, "convert", convert)

@@ -21,6 +21,7 @@ def collate(
     preprocess: PreprocessConfig,
     *,
     share_images: bool = False,
+    originals: bool = False,
 ) -> Batch:
     """B samples -> `Batch`. Labels absent from the samples are absent from the batch.
 
@@ -62,7 +63,7 @@ def collate(
             if any(sample.pseudo for sample in samples)
             else None
         ),
-        originals=_whole(pictures, preprocess),
+        originals=_whole(pictures, preprocess, wanted=originals),
         negatives=negatives,
         negative_mask=negative_mask,
     )
@@ -124,11 +125,11 @@ def _net_images(
 
 
 def _whole(
-    images: Sequence[NDArray[np.uint8]], preprocess: PreprocessConfig
+    images: Sequence[NDArray[np.uint8]], preprocess: PreprocessConfig, *, wanted: bool = False
 ) -> tuple[NDArray[np.uint8], ...] | None:
     """The images as they are, for a method that wants them so; None if they have no pixels."""
-    seen = preprocess.fit == "whole" and all(image.shape[2] for image in images)
-    return tuple(images) if seen else None
+    wanted = wanted or preprocess.fit == "whole"
+    return tuple(images) if wanted and all(image.shape[2] for image in images) else None
 
 
 def _objects(

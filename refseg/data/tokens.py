@@ -88,6 +88,10 @@ class WordTokenizer:
         ids = encoded.words[0][encoded.mask[0]]
         return [self.tokenizer.id_to_token(int(i)) or "[UNK]" for i in ids]
 
+    def ids(self, text: str) -> list[int]:
+        """The token ids of a text as it is, uncut and unchecked, the two special ones included."""
+        return list(self.tokenizer.encode(text).ids)
+
     def knows(self, text: str) -> bool:
         """Whether any word of the text is known, or a piece of one."""
         return not {*self.pieces(text)} <= {*SPECIALS, *CLIP_SPECIALS}

@@ -9,8 +9,11 @@ from refseg.errors import UnknownName
 
 # name -> (module, method class, config class)
 METHODS = {
+    "groupvit": ("refseg.methods.groupvit", "GroupVit", "GroupVitConfig"),
+    "maskclip": ("refseg.methods.maskclip", "MaskClip", "MaskClipConfig"),
     "mutual": ("refseg.methods.mutual", "Mutual", "MutualConfig"),
     "partial_res": ("refseg.methods.partial_res", "PartialRes", "PartialResConfig"),
+    "sag": ("refseg.methods.sag", "Sag", "SagConfig"),
     "tris": ("refseg.methods.tris", "Tris", "TrisConfig"),
     "tris_response": ("refseg.methods.tris", "TrisResponse", "TrisResponseConfig"),
     "vega": ("refseg.methods.vega", "Vega", "VegaConfig"),

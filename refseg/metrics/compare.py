@@ -17,6 +17,7 @@ from refseg.ops.masks import (
     resize_mask,
     resize_response,
     response_at,
+    stretched,
 )
 from refseg.types import Geometry, Prediction
 
@@ -142,8 +143,7 @@ def _values(prediction: Prediction, protocol: Protocol, hw: tuple[int, int]) -> 
     else:
         values = response_at(response, prediction.geometry, hw, protocol.resample)
     if protocol.binarise == "minmax":
-        low, high = values.min(), values.max()
-        values = (values - low) / np.float32(high - low + 1e-9)
+        values = stretched(values)
     elif protocol.binarise == "positive":
         values = values / np.float32(values.max() + 1e-5)
     return values

@@ -19,6 +19,7 @@ from refseg.nn.clip_resnet import ClipResNet, ClipResNetConfig
 from refseg.nn.sizes import check_heads
 
 SCALE = 1 / 0.07  # what a cosine is multiplied by before training
+SHARPEST = 100.0  # and at most, while learning
 
 
 class PairConfig(BaseModel):
@@ -83,3 +84,8 @@ class ClipPair(nn.Module):
     def similarity(self, images: Tensor, texts: Tensor) -> Tensor:
         """exp(logit_scale) * cosine, [I, B], of unit vectors [I, E] and [B, E]."""
         return self.logit_scale.exp() * images @ texts.T
+
+    def learned_similarity(self, images: Tensor, texts: Tensor) -> Tensor:
+        """As `similarity`, the scale held at SHARPEST: what a contrast learns from."""
+        sharp = self.logit_scale.clamp(max=math.log(SHARPEST)).exp()
+        return sharp * (images.float() @ texts.float().T)

@@ -30,6 +30,17 @@ _SWIN_RENAMES = (
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"(\.blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
 )
+# A ViT's parts in the 5.x spelling -> those of the hub's files, which are named like BERT's.
+_VIT_PART = re.compile(r"^(.*\bvit\.|)layers\.(\d+)\.(attention\.[qkvo]_proj|mlp\.fc[12])\.")
+_VIT_LAYER = re.compile(r"^(.*\bvit\.|)layers\.(\d+)\.(layernorm_(?:before|after)\.)")
+_VIT_NAMES = {
+    "attention.q_proj": "attention.attention.query",
+    "attention.k_proj": "attention.attention.key",
+    "attention.v_proj": "attention.attention.value",
+    "attention.o_proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
 # Old BERT files say gamma and beta; index tables are computed, not learned.
 _RENAMES = (
     (r"\.LayerNorm\.gamma$", ".LayerNorm.weight"),
@@ -47,7 +58,15 @@ def canonical(key: str) -> str:
     if ".blocks." in key:
         for pattern, name in _SWIN_RENAMES:
             key = re.sub(pattern, name, key)
-    return key
+    return _vit_named(key)
+
+
+def _vit_named(key: str) -> str:
+    """A ViT's parameter in the hub's spelling; any other name as it is."""
+    if found := _VIT_PART.match(key):
+        inside, number, part = found.groups()
+        return f"{inside}encoder.layer.{number}.{_VIT_NAMES[part]}.{key[found.end() :]}"
+    return _VIT_LAYER.sub(r"\1encoder.layer.\2.\3", key)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -120,7 +139,7 @@ def load_hub_part(module: nn.Module, where: str, *, prefix: str) -> None:
     mark = f".{prefix}"
     inside = {f".{k}".split(mark, 1)[1]: v for k, v in state.items() if mark in f".{k}"}
     state = inside or state
-    parts = {key.split(".")[0] for key in module.state_dict()}
+    parts = {canonical(key).split(".")[0] for key in module.state_dict()}
     fitting = {
         key: value
         for key, value in state.items()

@@ -31,6 +31,8 @@ MaskRule = Literal["union", "lavt_compat"]
 _FARTHEST = 100_000.0
 # Pixels from which a response is stretched and cut some rows at a time.
 _LARGE = 1 << 24
+# A map whose values differ by less than this share of them is flat but for rounding.
+_FLAT = 1e-6
 
 
 def mask_to_box(mask: Mask) -> NDArray[np.float32] | None:
@@ -247,6 +249,18 @@ def response_in_px(
 ) -> Response:
     """A response at the size of the original image, [H, W] float32: padding cut, resize undone."""
     return response_at(response, geometry, geometry.original_hw, resample)
+
+
+def stretched(values: Response) -> Response:
+    """A map [h, w] with its lowest value at 0 and its highest at 1; a flat one becomes zeros.
+
+    Flat is what differs by rounding alone: resizing a constant leaves that, and stretching would
+    make a picture of it.
+    """
+    low, high = float(values.min()), float(values.max())
+    if high - low <= _FLAT * max(abs(low), abs(high)):
+        return np.zeros_like(values, np.float32)
+    return np.asarray((values - low) / np.float32(high - low), np.float32)
 
 
 def response_to_mask(

@@ -10,7 +10,7 @@ from torch import nn
 
 from refseg.data.tokens import WordTokenizer, load_tokenizer, train_wordpiece
 from refseg.errors import ConfigError
-from refseg.models import Model, build_method, find_encoder, find_model, word_limits
+from refseg.models import Model, build_method, find_encoder, find_model, spell, word_limits
 from refseg.nn.clip import ClipWords
 from refseg.nn.clip_resnet import ClipResNet
 from refseg.nn.clip_weights import load_clip_part
@@ -46,6 +46,7 @@ def build(recipe: Recipe, texts: Iterable[str]) -> Model:
             remedy=f"set method.text.vocab_size={tokenizer.vocab_size} or lower tokens.vocabulary",
         )
     method = build_method(recipe.method_name, recipe.method)
+    spell(method, tokenizer)
     for key, limit in word_limits(method).items():
         if tokenizer.max_words > limit:
             raise ConfigError(

@@ -11,6 +11,15 @@ from refseg.recipes.encoders import EncoderRecipe
 
 # name -> module:function
 RECIPES = {
+    "groupvit_refcoco": "refseg.recipes.zero_shot:groupvit_refcoco",
+    "groupvit_refcoco_plus": "refseg.recipes.zero_shot:groupvit_refcoco_plus",
+    "groupvit_gref": "refseg.recipes.zero_shot:groupvit_gref",
+    "groupvit_phrasecut": "refseg.recipes.zero_shot:groupvit_phrasecut",
+    "maskclip_refcoco": "refseg.recipes.zero_shot:maskclip_refcoco",
+    "maskclip_refcoco_plus": "refseg.recipes.zero_shot:maskclip_refcoco_plus",
+    "maskclip_gref": "refseg.recipes.zero_shot:maskclip_gref",
+    "maskclip_phrasecut": "refseg.recipes.zero_shot:maskclip_phrasecut",
+    "maskclip_scenes": "refseg.recipes.zero_shot:maskclip_scenes",
     "mutual_refcoco": "refseg.recipes.mutual:mutual_refcoco",
     "mutual_refcoco_swin": "refseg.recipes.mutual:mutual_refcoco_swin",
     "mutual_refcoco_plus": "refseg.recipes.mutual:mutual_refcoco_plus",
@@ -31,6 +40,12 @@ RECIPES = {
     "partial_res_refcocog_5": "refseg.recipes.partial_res:partial_res_refcocog_5",
     "partial_res_refcocog_10": "refseg.recipes.partial_res:partial_res_refcocog_10",
     "partial_res_refcocog_100": "refseg.recipes.partial_res:partial_res_refcocog_100",
+    "sag_refcoco": "refseg.recipes.sag:sag_refcoco",
+    "sag_refcoco_plus": "refseg.recipes.sag:sag_refcoco_plus",
+    "sag_gref": "refseg.recipes.sag:sag_gref",
+    "sag_phrasecut": "refseg.recipes.sag:sag_phrasecut",
+    "sag_refcoco_released": "refseg.recipes.sag:sag_refcoco_released",
+    "sag_scenes": "refseg.recipes.sag:sag_scenes",
     "seqtr_refcoco": "refseg.recipes.partial_res:seqtr_refcoco",
     "seqtr_refcoco_plus": "refseg.recipes.partial_res:seqtr_refcoco_plus",
     "seqtr_refcocog": "refseg.recipes.partial_res:seqtr_refcocog",
@@ -61,6 +76,7 @@ ENCODERS = {
     "swin_scenes": "refseg.recipes.encoders:swin_scenes",
     "bert_scenes": "refseg.recipes.encoders:bert_scenes",
     "clip_scenes": "refseg.recipes.encoders:clip_scenes",
+    "vit_scenes": "refseg.recipes.encoders:vit_scenes",
     "proposals_coco": "refseg.recipes.encoders:proposals_coco",
     "proposals_scenes": "refseg.recipes.encoders:proposals_scenes",
 }

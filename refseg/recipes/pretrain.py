@@ -23,6 +23,7 @@ from refseg.data.catalog import open_data
 from refseg.data.pictures import PictureSource, open_source
 from refseg.data.tokens import WordTokenizer, train_wordpiece
 from refseg.errors import ConfigError, DataError
+from refseg.methods.encoders.attributes import AttributeNamer, AttributeNamerConfig
 from refseg.methods.encoders.objects import ObjectNamer, ObjectNamerConfig
 from refseg.methods.encoders.pairs import PairLearner
 from refseg.methods.encoders.words import WordBatch, WordGuesser, WordGuesserConfig
@@ -32,6 +33,12 @@ from refseg.nn.clip_pair import PairConfig
 from refseg.nn.vision import SwinVisionConfig
 from refseg.nn.weights import load_hub_part, load_state, read_state, weight_file
 from refseg.ops.files import atomic_path, sha256_file
+from refseg.recipes.attributes import (
+    AttributeBatches,
+    MeanPrecision,
+    read_attributed,
+    vocabulary,
+)
 from refseg.recipes.captions import PairBatches, Retrieval, captions_file, read_captioned
 from refseg.recipes.encoders import EncoderRecipe
 from refseg.recipes.masks import Coverage, PictureBatches
@@ -114,7 +121,7 @@ def _stage(
         return sorted((folder / "model").iterdir())
 
     inputs = {"recipe": digest(identity(recipe))}
-    if recipe.kind == "objects":  # before other data is converted for nothing
+    if recipe.kind in ("objects", "attributes"):  # before other data is converted for nothing
         inputs["objects"] = sha256_file(world_record(recipe.data.name))
     if recipe.kind == "pairs":
         inputs["captions"] = sha256_file(captions_file(recipe.data.name))
@@ -143,7 +150,13 @@ class _Job:
 def _ready(recipe: EncoderRecipe, place: tuple[int, int]) -> _Job:
     """All that training needs, checked: nothing is written before this succeeds."""
     set_seed(recipe.train.seed)  # initial weights
-    jobs = {"objects": _objects, "words": _words, "proposals": _proposals, "pairs": _pairs}
+    jobs = {
+        "objects": _objects,
+        "words": _words,
+        "proposals": _proposals,
+        "pairs": _pairs,
+        "attributes": _attributes,
+    }
     job = jobs[recipe.kind](recipe)
     Plan.make(recipe.train, job.data.size, *place)
     return job
@@ -192,7 +205,8 @@ def _labels(recipe: EncoderRecipe) -> str:
 def _card(
     recipe: EncoderRecipe, job: _Job, result: FitResult, command: str | None
 ) -> dict[str, Any]:
-    told = "{} named rightly" if recipe.kind == "objects" else "{}"
+    forms = {"objects": "{} named rightly", "attributes": "mean average precision, {}"}
+    told = forms.get(recipe.kind, "{}")
     scores = {told.format(k): f"{v:.1%}" for k, v in result.metrics.items()}
     return {
         "recipe": recipe.name,
@@ -227,6 +241,24 @@ def _objects(recipe: EncoderRecipe) -> _Job:
         TrainData(len(pictures.images), batches),
         Evaluation(Accuracy(judge), None, recipe.labels),
     )
+
+
+# -- attributes --------------------------------------------------------------------------------
+
+
+def _attributes(recipe: EncoderRecipe) -> _Job:
+    data, prepare, seed = recipe.data, recipe.preprocess, recipe.train.seed
+    pictures = read_attributed(data.name, data.train, prepare, None)
+    batches = AttributeBatches(pictures, prepare, recipe.mirror, seed)
+    groups = tuple(len(values) for values in vocabulary().values())
+    learner = AttributeNamer(AttributeNamerConfig(vision=recipe.vit, groups=groups))
+    evaluation = None
+    if data.evaluate is not None:
+        held_out = read_attributed(data.name, data.evaluate, prepare, data.evaluate_limit)
+        judge = AttributeBatches(held_out, prepare, 0.0, seed)
+        evaluation = Evaluation(MeanPrecision(judge), None, recipe.labels)
+    job = TrainData(len(pictures.images), batches)
+    return _Job(learner, learner.vision.vit, job, evaluation)
 
 
 # -- proposals ---------------------------------------------------------------------------------

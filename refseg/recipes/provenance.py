@@ -46,6 +46,8 @@ _LATER: dict[str, dict[str, Any]] = {
     "pseudo": {"source": None},
     "weights": {"rec": None, "calibrator": None, "edges": None, "respond": None},
 }
+#: Groups of an encoder's recipe that came later -> the one kind that reads them.
+_OF_KIND = {"pair": "pairs", "vit": "attributes"}
 
 
 def identity(recipe: BaseModel) -> dict[str, Any]:
@@ -72,8 +74,9 @@ def identity(recipe: BaseModel) -> dict[str, Any]:
     for name in ("partial", "tris"):
         if whole.get(name, whole) is None:
             del whole[name]
-    if whole.get("kind", "pairs") != "pairs":  # of encoders
-        whole.pop("pair", None)
+    for name, kind in _OF_KIND.items():
+        if whole.get("kind") != kind:
+            whole.pop(name, None)
     return whole
 
 

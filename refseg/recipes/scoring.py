@@ -28,7 +28,7 @@ from refseg.metrics.meter import Meter
 from refseg.metrics.oracle import OracleBound
 from refseg.metrics.protocols import get_protocol
 from refseg.ops.masks import mask_to_box
-from refseg.types import Prediction, Sample
+from refseg.types import Batch, Prediction, Sample
 
 PROTOCOL = "original"
 
@@ -75,8 +75,7 @@ class Scorer:
         count: bool,
     ) -> None:
         samples = shown.samples(rows)
-        batch = collate(samples, self.tokenizer, self.preprocess, share_images=True)
-        batch = batch.to(next(method.parameters()).device)
+        batch = self._batch(method, samples)
         verbs = cast(Method, method)
         outputs = verbs(batch)
         predictions = verbs.decode(outputs, batch)
@@ -86,6 +85,14 @@ class Scorer:
             counts.add(sample, prediction)
         if shown is not self.dataset:
             counts.matched.add(method, outputs, batch)
+
+    def _batch(self, method: nn.Module, samples: list[Sample]) -> Batch:
+        """The samples as the method sees them, where it is."""
+        wanted = getattr(method, "wants_originals", False)
+        batch = collate(
+            samples, self.tokenizer, self.preprocess, share_images=True, originals=wanted
+        )
+        return batch.to(next(method.parameters()).device)
 
 
 @dataclass
@@ -104,8 +111,7 @@ class BoxScorer(Scorer):
             mine = start + rank
             rows, count = batches[mine % len(batches)], mine < len(batches)
             samples = self.dataset.samples(rows)
-            batch = collate(samples, self.tokenizer, self.preprocess, share_images=True)
-            batch = batch.to(next(method.parameters()).device)
+            batch = self._batch(method, samples)
             verbs = cast(Method, method)
             for sample, answer in zip(samples, verbs.decode(verbs(batch), batch), strict=True):
                 if count and sample.box_xyxy is not None:

@@ -224,3 +224,15 @@ def test_a_batch_moves_whole(tokens: WordTokenizer) -> None:
         assert getattr(moved, name).device.type == "meta", name
     assert moved.geometry == batch.geometry
     assert moved.texts == batch.texts
+
+
+def test_the_images_as_they_are_come_along_where_they_are_wanted(tokens: WordTokenizer) -> None:
+    samples = [sample(0), sample(1, (17, 9)), sample(2, image_id=0)]
+    assert collate(samples, tokens, preprocess()).originals is None
+    batch = collate(samples, tokens, preprocess(), share_images=True, originals=True)
+    assert batch.originals is not None
+    assert len(batch.originals) == len(batch.images) == 2, "one for each row of images"
+    for row, one in enumerate(samples):
+        np.testing.assert_array_equal(batch.originals[batch.image_of[row]], one.image)
+    none = [replace(one, image=one.image[..., :0]) for one in samples]
+    assert collate(none, tokens, preprocess(), originals=True).originals is None

@@ -154,6 +154,18 @@ def test_val_has_miniv_in_it_as_published(tree: Path) -> None:
     assert len(dataset(tree, "miniv", "text")) == 1
 
 
+def test_val_is_read_in_full(tree: Path) -> None:
+    """Published code stops after 10,001 phrases; val has 20,316."""
+    many = [task(f"2__{n}", 2, [[SQUARE], [TRIANGLE]], f"dogs {n}") for n in range(10_050)]
+    (tree / "refer_val.json").write_text(json.dumps(many))
+    data = dataset(tree, "val")
+    assert len(data) == 10_051  # and the one of miniv
+    texts = {data.entry(row).text for row in range(len(data))}
+    assert "dogs 10049" in texts
+    last = data[10_049]
+    np.testing.assert_array_equal(last.mask, official_mask([SQUARE, TRIANGLE]))
+
+
 def test_old_name_of_the_image_file(tree: Path) -> None:
     (tree / "image_data_split3000.json").rename(tree / "image_data_split.json")
     assert phrasecut.read(tree).count("refs") == 5

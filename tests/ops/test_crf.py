@@ -20,6 +20,7 @@ from scipy.spatial.distance import cdist
 from refseg.errors import ConfigError, DataError, ImageError, RefsegError, UnknownName
 from refseg.ops.crf import (
     MASKS,
+    RMI,
     SEEDS,
     CrfSettings,
     dense_crf,
@@ -134,6 +135,12 @@ class TestAgainstEveryPair:
             found = solve(*scene(seed)[:2], settings)
             assert found.dtype == np.float32
             alike(found, exact_scene(seed, settings), apart=1e-3, agree=0.999)
+
+    @both
+    def test_small_sigmas_are_coarser_on_a_lattice(self, solve):
+        for seed in range(2):
+            found = solve(*scene(seed)[:2], RMI)
+            alike(found, exact_scene(seed, RMI), apart=4e-3, agree=0.997)
 
     def test_the_blur_is_the_exact_sum(self):
         image, probability, _ = scene(0)

@@ -25,6 +25,7 @@ from refseg.ops.masks import (
     response_to_mask,
     rle_decode,
     rle_encode,
+    stretched,
 )
 from refseg.ops.rle import rle_counts
 from refseg.types import Geometry
@@ -372,3 +373,24 @@ def test_a_hundred_million_pixels_need_no_map_of_their_size(monkeypatch):
     assert mask[:4500].all()
     assert not mask[4500:].any()
     assert max(made) < 10e6
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, -40.0])
+def test_stretched_is_between_its_lowest_and_its_highest(scale):
+    values = (0.25 + scale * np.random.default_rng(0).random((5, 7))).astype(np.float32)
+    found = stretched(values)
+    assert found.dtype == np.float32
+    assert (found.min(), found.max()) == (0, 1)
+    low, high = sorted(values.ravel().tolist())[:: values.size - 1]
+    expected = [[(value - low) / (high - low) for value in row] for row in values.tolist()]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(stretched(3 * values - 1), found, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e-20])
+def test_a_flat_map_is_stretched_to_nothing(value):
+    """Resized, a constant differs by rounding; that is no map."""
+    flat = np.full((3, 5), value, np.float32)
+    assert not stretched(flat).any()
+    assert not stretched(resize_response(flat, (37, 91), "bilinear")).any()
+    assert not stretched(flat[:1, :1]).any()

@@ -17,11 +17,14 @@ from refseg.evaluate import evaluate
 from refseg.matched import Matched
 from refseg.methods.mutual import Mutual
 from refseg.methods.mutual.config import MatchingConfig
+from refseg.methods.sag import Sag
+from refseg.methods.sag.config import AnswerConfig
 from refseg.metrics.oracle import best_iou
 from refseg.ops.masks import box_mask
 from refseg.recipes.scoring import BoxScorer, Counts, Scorer, together
 from refseg.types import Batch, Labels, Prediction
 from tests.methods.mutual.toy import shaken
+from tests.methods.sag.toys import sag_config
 from tests.methods.toy import toy_model
 from tests.methods.toy_configs import annotated_config, mask2former_config, mutual_config
 from tests.worlds import WORLD_IMAGES
@@ -213,3 +216,13 @@ def test_boxes_are_scored_as_a_loop_over_pixels_would(
     with pytest.raises(DataError, match="scenes val states no box") as caught:
         scorer(Knows(boxes))
     assert "data.evaluate=null" in caught.value.remedy
+
+
+def test_a_method_that_looks_at_images_in_px_is_given_them() -> None:
+    """As `Model.batch` does: a CRF in the answers of a model that is scored while it trains."""
+    data = open_data("scenes", "val", Labels.parse("text+mask"))
+    model = toy_model("sag")
+    model.method = Sag(sag_config(answer=AnswerConfig(crf="lattice"))).eval()
+    scorer = Scorer(data, model.tokenizer, model.preprocess, ROWS)
+    report = evaluate(model, data, limit=len(ROWS))
+    assert scorer(model.method)["mIoU"] == pytest.approx(report.metrics["mIoU"], abs=1e-6)

@@ -7,19 +7,15 @@ Letters: B pictures, each with one caption.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from refseg.method import ParameterGroup, check_groups, split_decay
 from refseg.nn.clip_pair import ClipPair, PairConfig
-
-#: The similarity is multiplied by at most this.
-SHARPEST = 100.0
+from refseg.nn.contrast import contrast
 
 
 @dataclass(frozen=True)
@@ -53,15 +49,12 @@ class PairLearner(nn.Module):
     def forward(self, batch: PairBatch) -> Tensor:
         seen = self.pair.embed_images(batch.images)
         read = self.pair.embed_texts(batch.words, batch.word_mask)
-        sharp = self.pair.logit_scale.clamp(max=math.log(SHARPEST)).exp()
-        similarities: Tensor = sharp * (seen.float() @ read.float().T)
-        return similarities
+        return self.pair.learned_similarity(seen, read)
 
     def loss(self, outputs: Tensor, batch: PairBatch) -> dict[str, Tensor]:
         """Cross-entropy both ways: the caption of a picture, the picture of a caption."""
         own = torch.arange(len(batch), device=outputs.device)
-        both = F.cross_entropy(outputs, own), F.cross_entropy(outputs.T, own)
-        return {"total": (both[0] + both[1]) / 2}
+        return {"total": contrast(outputs, own, torch.ones(len(batch), device=outputs.device))}
 
     @torch.no_grad()
     def found(self, batch: PairBatch) -> Tensor:

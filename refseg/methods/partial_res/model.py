@@ -41,11 +41,12 @@ from refseg.methods.partial_res.fusion import BottomUp, Levels
 from refseg.methods.partial_res.generate import Written, generate
 from refseg.methods.partial_res.loss import inside_loss, sequence_loss
 from refseg.methods.partial_res.modulation import PointModulation
-from refseg.methods.partial_res.places import Grid, extents, sine_positions, valid_cells
+from refseg.methods.partial_res.places import Grid, extents, valid_cells
 from refseg.methods.partial_res.sequence import jittered, targets
 from refseg.methods.partial_res.start import Taken, take_over
 from refseg.methods.partial_res.transformer import EncoderLayer, Memory, hiding
 from refseg.nn.gru import GruTextConfig, GruWords, max_over_words
+from refseg.nn.positions import sine_positions
 from refseg.nn.text import BertWords
 from refseg.nn.vision import SwinPyramid
 from refseg.types import Batch, Labels, Prediction

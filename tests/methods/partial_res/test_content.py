@@ -8,13 +8,8 @@ from torch import Tensor
 
 from refseg.data.transforms import PreprocessConfig
 from refseg.methods.partial_res.content import Content
-from refseg.methods.partial_res.places import (
-    Grid,
-    extents,
-    line_of_sines,
-    sine_positions,
-    valid_cells,
-)
+from refseg.methods.partial_res.places import Grid, extents, line_of_sines, valid_cells
+from refseg.nn.positions import sine_positions
 from tests.methods.partial_res import literal
 from tests.methods.partial_res.literal import Contents, some_valid
 
