@@ -14,6 +14,7 @@ import torch
 from refseg import models
 from refseg.method import Method, MethodConfig, check_groups
 from refseg.methods import METHODS, method_types
+from refseg.methods.sag import Sag
 from refseg.ops.masks import box_mask
 from refseg.types import Labels, Objects
 from tests.methods.toy import (
@@ -154,8 +155,10 @@ def test_the_groups_cover_what_is_trained_exactly(method: Any) -> None:
 def test_a_batch_is_its_rows_one_at_a_time(method: Any) -> None:
     batch = toy_batch(toy_samples(3, ((64, 64), *ODD_SIZES)))
     together = answers(method, batch)
+    # Maps that are stretched to 0..1 have their rounding stretched, too.
+    tolerance = 1e-4 if isinstance(method, Sag) else 2e-5
     for row, prediction in enumerate(together):
-        assert_same(prediction, answers(method, rows_of(batch, [row]))[0])
+        assert_same(prediction, answers(method, rows_of(batch, [row]))[0], tolerance)
 
 
 def test_rows_keep_their_order(method: Any) -> None:

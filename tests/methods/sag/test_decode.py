@@ -68,6 +68,21 @@ def test_maps_are_resized_then_stretched_then_cut() -> None:
                 np.testing.assert_allclose(prediction.response, expected, atol=1e-5)
 
 
+def test_half_way_is_inside() -> None:
+    """As the protocol has it; an image of a pixel a patch, so that nothing is rounded."""
+    of = toy_batch(toy_samples(1, [(8, 8)]), share_images=True)
+    method = made()
+    with torch.no_grad():
+        outputs = method(of)
+    assert outputs.attention is not None
+    steps = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0, 0.0, 0.5, 1.0]).expand(8, 8).flatten()
+    outputs = replace(outputs, attention=steps.expand_as(outputs.attention).clone())
+    expected = np.tile([False, False, True, True, True, False, True, True], (8, 1))
+    for prediction in method.decode(outputs, of):
+        np.testing.assert_array_equal(prediction.mask, expected)
+        assert compare(prediction, expected, get_protocol("sag")).iou == 1
+
+
 def test_the_score_is_the_mean_of_m_inside() -> None:
     predictions, maps = answered(AnswerConfig(), batch())
     for prediction, m in zip(predictions, maps, strict=True):

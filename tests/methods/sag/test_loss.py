@@ -11,6 +11,7 @@ import torch
 
 from refseg.methods.sag.loss import counted_images, cycle_consistency, same_pixels
 from refseg.types import Batch
+from tests.methods.sag.toys import made, sag_config
 from tests.methods.toy import rows_of, toy_batch, toy_samples
 
 
@@ -99,3 +100,25 @@ def test_one_pixel_between_those_looked_at_first_is_enough() -> None:
     expected = torch.eye(3).bool()
     expected[0, 2] = expected[2, 0] = True
     assert torch.equal(same_pixels(images), expected)
+
+
+def test_the_total_weighs_the_reconstruction() -> None:
+    part = sag_config().reconstruction.model_copy(update={"weight": 0.25})
+    method, batch = made(sag_config(reconstruction=part)), six()
+    with torch.no_grad():
+        terms = method.loss(method(batch), batch)
+    expected = terms["contrast"] + 0.25 * terms["reconstruction"]
+    torch.testing.assert_close(terms["total"], expected)
+
+
+@torch.no_grad()
+def test_a_share_of_the_patches_is_drawn_while_training_alone() -> None:
+    part = sag_config().reconstruction.model_copy(update={"share": 0.25})
+    method, whole, batch = made(sag_config(reconstruction=part)), made(), six()
+    outputs = method(batch)
+    found = method.loss(outputs, batch)["reconstruction"]
+    torch.testing.assert_close(found, whole.loss(whole(batch), batch)["reconstruction"])
+    method.train()
+    few = torch.stack([method.loss(outputs, batch)["reconstruction"] for _ in range(60)])
+    assert few.std() > 1e-3
+    assert float(few.mean()) == pytest.approx(float(found), rel=0.1), "the mean is the same"
