@@ -53,7 +53,7 @@ def small_tris(world: Path, pair: Path, *more: str, name: str = "tris_scenes") -
     sizes += ["tris.response.width=16", "tris.edges.radius=3", "tris.edges.edge_width=8"]
     sizes += ["tris.edges.widths=[8,8,8,8,8]", "tris.edges.groups=[2,2,2,2,2]"]
     sizes += ["tris.edges.joined_width=8", "tris.edges.joined_groups=2", "tris.edge_refs=4"]
-    sizes += ["tris.refine.steps=8", "tris.refine.follow=5", "tris.edge_crop=64"]
+    sizes += ["tris.refine.steps=8", "tris.refine.follow=5"]
     trained = [
         f"{group}.{one}" for group in ("train", "tris.train", "tris.edges_train") for one in SHORT
     ]
