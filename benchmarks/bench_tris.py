@@ -6,6 +6,7 @@
 
 Compared in turn, run by run, after both forms were seen to give the same:
 - walking: the random walk of the refinement, neighbours alone against a dense matrix squared;
+- hearing: what the prompt over words adds, all pairs at once against text by text;
 - step1: a training step, what the frozen judge says asked for once, against each time anew;
 - asking: answers of both steps, the image encoded once, against a forward pass a sentence;
 - refining: the pseudo masks of an image's refs together, against edges found for each of them.
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.mutual.measuring import Table
 from benchmarks.parts import Parted
 from benchmarks.tris.asking import asking
+from benchmarks.tris.hearing import hearing
 from benchmarks.tris.judging import judging
 from benchmarks.tris.refining import refining
 from benchmarks.tris.walking import walking
@@ -30,6 +32,7 @@ from benchmarks.tris.walking import walking
 # Each takes the number of timed runs. "ms" is that of what the title tells.
 PARTS: dict[str, Callable[[int], Mapping[str, Table]]] = {
     "walking": walking,
+    "hearing": hearing,
     "step1": judging,
     "asking": asking,
     "refining": refining,

@@ -35,3 +35,20 @@ def _sine_cosine(waves: Tensor) -> Tensor:
     """Sines of the even channels, cosines of the odd ones."""
     pairs = torch.stack([waves[..., 0::2].sin(), waves[..., 1::2].cos()], dim=-1)
     return pairs.flatten(-2)
+
+
+def sine_table(side: int, width: int, amplitude: float = 0.5) -> Tensor:
+    """2-D sines to start a position table from, [side * side, width] float32.
+
+    Half the channels tell the row, half the column: a sine and a cosine per frequency, from one
+    half wave over the image upwards, so that the first ones are ramps from side to side. From
+    zeros instead, a small model takes very long to find out that "left" is a place.
+    """
+    place = (torch.arange(side) + 0.5) / side
+    frequencies = torch.pi * 2.0 ** (torch.arange((width + 3) // 4) / 2)
+    waves = place[:, None] * frequencies  # [side, F]
+    axis = torch.stack([waves.cos(), waves.sin()], dim=-1).flatten(1)  # [side, 2F]
+    rows = axis[:, None].expand(side, side, -1)
+    columns = axis[None].expand(side, side, -1)
+    both = torch.stack([rows, columns], dim=-1).flatten(2)  # interleaved: any prefix has both
+    return amplitude * both.reshape(side * side, -1)[:, :width]

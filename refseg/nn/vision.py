@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from refseg.nn.guard import guard_torchvision
+from refseg.nn.positions import sine_table
 
 HW = tuple[int, int]
 
@@ -72,7 +73,7 @@ class SwinPyramid(nn.Module):
         if config.absolute_positions:
             side = config.image_size // config.patch
             drop_class_place(self.swin.embeddings)
-            table = sine_positions(side, config.width)
+            table = sine_table(side, config.width)
             self.swin.embeddings.position_embeddings.data.copy_(table[None])
         # The final norm belongs to classification; no pyramid level uses it.
         self.swin.layernorm = nn.Identity()
@@ -150,23 +151,6 @@ def drop_class_place(embeddings: Any) -> None:
     rows = embeddings.patch_embeddings.num_patches
     table = embeddings.position_embeddings.detach()[:, -rows:]
     embeddings.position_embeddings = nn.Parameter(table.clone())
-
-
-def sine_positions(side: int, width: int, amplitude: float = 0.5) -> Tensor:
-    """2-D sines to start a position table from, [side * side, width] float32.
-
-    Half the channels tell the row, half the column: a sine and a cosine per frequency, from one
-    half wave over the image upwards, so that the first ones are ramps from side to side. From
-    zeros instead, a small model takes very long to find out that "left" is a place.
-    """
-    place = (torch.arange(side) + 0.5) / side
-    frequencies = torch.pi * 2.0 ** (torch.arange((width + 3) // 4) / 2)
-    waves = place[:, None] * frequencies  # [side, F]
-    axis = torch.stack([waves.cos(), waves.sin()], dim=-1).flatten(1)  # [side, 2F]
-    rows = axis[:, None].expand(side, side, -1)
-    columns = axis[None].expand(side, side, -1)
-    both = torch.stack([rows, columns], dim=-1).flatten(2)  # interleaved: any prefix has both
-    return amplitude * both.reshape(side * side, -1)[:, :width]
 
 
 def _cached_mask(make: MethodType) -> Any:

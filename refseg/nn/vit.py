@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from refseg.errors import ConfigError
 from refseg.nn.guard import guard_torchvision
+from refseg.nn.positions import sine_table
 from refseg.nn.sizes import check_heads
-from refseg.nn.vision import HW, sine_positions
+from refseg.nn.vision import HW
 
 
 class ViTVisionConfig(BaseModel):
@@ -81,7 +82,7 @@ class ViTVision(nn.Module):
         )
         side = config.image_size // config.patch
         table = self.vit.embeddings.position_embeddings
-        table.data[:, 1:] = sine_positions(side, config.width).to(table)
+        table.data[:, 1:] = sine_table(side, config.width).to(table)
         last = max(config.layers - 1, 1)
         for number, layer in enumerate(self.layers):
             for end in _branch_ends(layer):

@@ -281,6 +281,11 @@ class Recipe(Part):
             )
         return self
 
+    def on(self, name: str, data: str, split_by: str | None) -> Recipe:
+        """The same under another name, on another data set."""
+        changed = self.data.model_copy(update={"name": data, "split_by": split_by})
+        return self.model_copy(update={"name": name, "data": changed})
+
     def labels(self) -> Labels:
         """The granted kinds of labels. Raises UnknownName for a word that is no label."""
         return Labels.parse(self.data.labels)

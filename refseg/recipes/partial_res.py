@@ -91,7 +91,7 @@ def partial_res_refcoco_plus() -> Recipe:
     Command: refseg train partial_res_refcoco_plus --set data.name=DIR
     Hardware: as partial_res_refcoco. Not reproduced here.
     """
-    return _on(partial_res_refcoco(), "partial_res_refcoco_plus", "refcoco+", "unc")
+    return partial_res_refcoco().on("partial_res_refcoco_plus", "refcoco+", "unc")
 
 
 def partial_res_refcoco_plus_5() -> Recipe:
@@ -127,7 +127,7 @@ def partial_res_refcocog() -> Recipe:
     Command: refseg train partial_res_refcocog --set data.name=DIR
     Hardware: as partial_res_refcoco. Not reproduced here.
     """
-    base = _on(partial_res_refcoco(), "partial_res_refcocog", "refcocog", "umd")
+    base = partial_res_refcoco().on("partial_res_refcocog", "refcocog", "umd")
     return base.model_copy(update={"tokens": TokenConfig(vocabulary=PIECES, max_words=22)})
 
 
@@ -183,7 +183,7 @@ def seqtr_refcoco_plus() -> Recipe:
     Command: refseg train seqtr_refcoco_plus --set data.name=DIR
     Hardware: as seqtr_refcoco. Not reproduced here.
     """
-    return _on(_twelve(seqtr_refcoco()), "seqtr_refcoco_plus", "refcoco+", "unc")
+    return _twelve(seqtr_refcoco()).on("seqtr_refcoco_plus", "refcoco+", "unc")
 
 
 def seqtr_refcocog() -> Recipe:
@@ -194,7 +194,7 @@ def seqtr_refcocog() -> Recipe:
     Command: refseg train seqtr_refcocog --set data.name=DIR
     Hardware: as seqtr_refcoco. Not reproduced here.
     """
-    base = _on(_twelve(seqtr_refcoco()), "seqtr_refcocog", "refcocog", "umd")
+    base = _twelve(seqtr_refcoco()).on("seqtr_refcocog", "refcocog", "umd")
     return base.model_copy(update={"tokens": TokenConfig(vocabulary=PIECES, max_words=22)})
 
 
@@ -227,7 +227,7 @@ def seqtr_rec_refcoco_plus() -> Recipe:
     Command: refseg train seqtr_rec_refcoco_plus --set data.name=DIR
     Hardware: as seqtr_rec_refcoco. Not reproduced here.
     """
-    return _on(seqtr_rec_refcoco(), "seqtr_rec_refcoco_plus", "refcoco+", "unc")
+    return seqtr_rec_refcoco().on("seqtr_rec_refcoco_plus", "refcoco+", "unc")
 
 
 def seqtr_rec_refcocog() -> Recipe:
@@ -236,7 +236,7 @@ def seqtr_rec_refcocog() -> Recipe:
     Command: refseg train seqtr_rec_refcocog --set data.name=DIR
     Hardware: as seqtr_rec_refcoco. Not reproduced here.
     """
-    base = _on(seqtr_rec_refcoco(), "seqtr_rec_refcocog", "refcocog", "umd")
+    base = seqtr_rec_refcoco().on("seqtr_rec_refcocog", "refcocog", "umd")
     return base.model_copy(update={"tokens": TokenConfig(vocabulary=PIECES, max_words=22)})
 
 
@@ -333,11 +333,6 @@ def _share(base: Recipe, percent: int) -> Recipe:
     return base.model_copy(
         update={"name": name, "data": data, "stages": STAGES[:2], "select": "mIoU"}
     )
-
-
-def _on(base: Recipe, name: str, data: str, split_by: str) -> Recipe:
-    changed = base.data.model_copy(update={"name": data, "split_by": split_by})
-    return base.model_copy(update={"name": name, "data": changed})
 
 
 def _config(recipe: Recipe) -> PartialResConfig:

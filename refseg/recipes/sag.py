@@ -51,7 +51,7 @@ def sag_refcoco() -> Recipe:
         # The released code cuts no sentence. Padding ends with the longest of a batch.
         tokens=TokenConfig(source=BERT_BASE, max_words=128),
         weights=WeightsConfig(vision=VIT_S16, text=BERT_BASE),
-        train=_papers(),
+        train=papers_training(),
         select=None,
     )
 
@@ -69,7 +69,7 @@ def sag_refcoco_released() -> Recipe:
         update={
             "name": "sag_refcoco_released",
             "method": base.method.released(),
-            "train": _papers(warmup=0),
+            "train": papers_training(warmup=0),
         }
     )
 
@@ -81,7 +81,7 @@ def sag_refcoco_plus() -> Recipe:
     Command: refseg train sag_refcoco_plus --set data.name=DIR
     Hardware: as sag_refcoco. Not reproduced here.
     """
-    return _on(sag_refcoco(), "sag_refcoco_plus", "refcoco+", "unc")
+    return sag_refcoco().on("sag_refcoco_plus", "refcoco+", "unc")
 
 
 def sag_gref() -> Recipe:
@@ -90,7 +90,7 @@ def sag_gref() -> Recipe:
     Command: refseg train sag_gref --set data.name=DIR
     Hardware: as sag_refcoco. Not reproduced here. Train and val share images.
     """
-    return _on(sag_refcoco(), "sag_gref", "refcocog", "google")
+    return sag_refcoco().on("sag_gref", "refcocog", "google")
 
 
 def sag_phrasecut() -> Recipe:
@@ -102,7 +102,7 @@ def sag_phrasecut() -> Recipe:
     19.00 testA, 24.96 testB; RefCOCO+ 22.20, 19.86, 24.85; Gref 25.89) is most likely this model:
     PhraseCut has as many phrases.
     """
-    return _on(sag_refcoco(), "sag_phrasecut", "phrasecut", None)
+    return sag_refcoco().on("sag_phrasecut", "phrasecut", None)
 
 
 def sag_scenes() -> Recipe:
@@ -136,7 +136,7 @@ def sag_scenes() -> Recipe:
     )
 
 
-def _papers(**changes: Any) -> TrainConfig:
+def papers_training(**changes: Any) -> TrainConfig:
     """The released scripts'. Their cosine begins after 5,000 steps, ours with the first, and is
     0.2 % lower by then on RefCOCO. In these steps their loss grows, which is meant for a warm-up
     but is none: the optimiser divides by the gradient's size. Here the rate itself grows. bfloat16
@@ -147,8 +147,3 @@ def _papers(**changes: Any) -> TrainConfig:
         "warmup": 5_000, "clip_norm": 0.1, "precision": "auto", "workers": 4,
     }  # fmt: skip
     return TrainConfig(**{**settings, **changes})
-
-
-def _on(base: Recipe, name: str, data: str, split_by: str | None) -> Recipe:
-    changed = base.data.model_copy(update={"name": data, "split_by": split_by})
-    return base.model_copy(update={"name": name, "data": changed})

@@ -67,7 +67,7 @@ def tris_refcoco_plus() -> Recipe:
     Command: refseg train tris_refcoco_plus --set data.name=DIR
     Hardware: as tris_refcoco. Not reproduced here.
     """
-    return _on(tris_refcoco(), "tris_refcoco_plus", "refcoco+", "unc")
+    return tris_refcoco().on("tris_refcoco_plus", "refcoco+", "unc")
 
 
 def tris_refcocog_umd() -> Recipe:
@@ -76,7 +76,7 @@ def tris_refcocog_umd() -> Recipe:
     Command: refseg train tris_refcocog_umd --set data.name=DIR
     Hardware: as tris_refcoco. Not reproduced here.
     """
-    return _on(tris_refcoco(), "tris_refcocog_umd", "refcocog", "umd")
+    return tris_refcoco().on("tris_refcocog_umd", "refcocog", "umd")
 
 
 def tris_refcocog_google() -> Recipe:
@@ -85,7 +85,7 @@ def tris_refcocog_google() -> Recipe:
     Command: refseg train tris_refcocog_google --set data.name=DIR
     Hardware: as tris_refcoco. Not reproduced here. Train and val share 3,549 images.
     """
-    return _on(tris_refcoco(), "tris_refcocog_google", "refcocog", "google")
+    return tris_refcoco().on("tris_refcocog_google", "refcocog", "google")
 
 
 def tris_referit() -> Recipe:
@@ -96,7 +96,7 @@ def tris_referit() -> Recipe:
     Hardware: as tris_refcoco. Not reproduced here: the release cannot train on ReferIt (it yields
     neither negatives nor pseudo masks there).
     """
-    base = _on(tris_refcoco(), "tris_referit", "referit", None)
+    base = tris_refcoco().on("tris_referit", "referit", None)
     data = base.data.model_copy(update={"evaluate": None})
     return base.model_copy(update={"data": data, "select": None})
 
@@ -217,8 +217,3 @@ def _small(**changes: Any) -> TrainConfig:
         "evaluate_every": 1_000,
     }  # fmt: skip
     return laptop_training(**{**settings, **changes})
-
-
-def _on(base: Recipe, name: str, data: str, split_by: str | None) -> Recipe:
-    changed = base.data.model_copy(update={"name": data, "split_by": split_by})
-    return base.model_copy(update={"name": name, "data": changed})

@@ -10,8 +10,6 @@ chooses a checkpoint, the last weights are kept.
 
 from __future__ import annotations
 
-from typing import Any
-
 from refseg.data.transforms import PreprocessConfig
 from refseg.method import MethodConfig
 from refseg.methods.groupvit.config import GroupVitConfig
@@ -19,7 +17,7 @@ from refseg.methods.maskclip.config import MaskClipConfig
 from refseg.nn.clip import PIXEL_MEAN, PIXEL_STD
 from refseg.recipes.base import DataConfig, Recipe, TokenConfig, WeightsConfig
 from refseg.recipes.encoders import PAIR_SMALL, laptop_training
-from refseg.train.config import TrainConfig
+from refseg.recipes.sag import papers_training
 
 
 def maskclip_refcoco() -> Recipe:
@@ -45,7 +43,7 @@ def maskclip_refcoco_plus() -> Recipe:
     Command: refseg train maskclip_refcoco_plus --set data.name=DIR
     Hardware: as maskclip_refcoco. Not reproduced here.
     """
-    return _on(maskclip_refcoco(), "maskclip_refcoco_plus", "refcoco+", "unc")
+    return maskclip_refcoco().on("maskclip_refcoco_plus", "refcoco+", "unc")
 
 
 def maskclip_gref() -> Recipe:
@@ -54,7 +52,7 @@ def maskclip_gref() -> Recipe:
     Command: refseg train maskclip_gref --set data.name=DIR
     Hardware: as maskclip_refcoco. Not reproduced here. Train and val share images.
     """
-    return _on(maskclip_refcoco(), "maskclip_gref", "refcocog", "google")
+    return maskclip_refcoco().on("maskclip_gref", "refcocog", "google")
 
 
 def maskclip_phrasecut() -> Recipe:
@@ -64,7 +62,7 @@ def maskclip_phrasecut() -> Recipe:
     Hardware: as maskclip_refcoco. Not reproduced here. Val is scored in full here; the released
     code of Shatter and Gather stops at 10,001 phrases.
     """
-    return _on(maskclip_refcoco(), "maskclip_phrasecut", "phrasecut", None)
+    return maskclip_refcoco().on("maskclip_phrasecut", "phrasecut", None)
 
 
 def groupvit_refcoco() -> Recipe:
@@ -86,7 +84,7 @@ def groupvit_refcoco_plus() -> Recipe:
     Command: refseg train groupvit_refcoco_plus --set data.name=DIR
     Hardware: as groupvit_refcoco. Not reproduced here.
     """
-    return _on(groupvit_refcoco(), "groupvit_refcoco_plus", "refcoco+", "unc")
+    return groupvit_refcoco().on("groupvit_refcoco_plus", "refcoco+", "unc")
 
 
 def groupvit_gref() -> Recipe:
@@ -95,7 +93,7 @@ def groupvit_gref() -> Recipe:
     Command: refseg train groupvit_gref --set data.name=DIR
     Hardware: as groupvit_refcoco. Not reproduced here. Train and val share images.
     """
-    return _on(groupvit_refcoco(), "groupvit_gref", "refcocog", "google")
+    return groupvit_refcoco().on("groupvit_gref", "refcocog", "google")
 
 
 def groupvit_phrasecut() -> Recipe:
@@ -104,7 +102,7 @@ def groupvit_phrasecut() -> Recipe:
     Command: refseg train groupvit_phrasecut --set data.name=DIR
     Hardware: as groupvit_refcoco. Not reproduced here; val as for maskclip_phrasecut.
     """
-    return _on(groupvit_refcoco(), "groupvit_phrasecut", "phrasecut", None)
+    return groupvit_refcoco().on("groupvit_phrasecut", "phrasecut", None)
 
 
 def maskclip_scenes() -> Recipe:
@@ -142,20 +140,6 @@ def _on_refcoco(name: str, method: MethodConfig, preprocess: PreprocessConfig) -
         preprocess=preprocess,
         tokens=TokenConfig(source=name, max_words=77),
         weights=WeightsConfig(model=name),
-        train=_papers(),
+        train=papers_training(warmup=0, evaluate_every=None),
         select=None,
     )
-
-
-def _papers(**changes: Any) -> TrainConfig:
-    """Batch and rate are the supplement's, the rest is inferred; see the module."""
-    settings: dict[str, Any] = {
-        "epochs": 50, "batch_size": 32, "lr": 1e-5, "weight_decay": 1e-4, "schedule": "cosine",
-        "clip_norm": 0.1, "precision": "auto", "evaluate_every": None, "workers": 4,
-    }  # fmt: skip
-    return TrainConfig(**{**settings, **changes})
-
-
-def _on(base: Recipe, name: str, data: str, split_by: str | None) -> Recipe:
-    changed = base.data.model_copy(update={"name": data, "split_by": split_by})
-    return base.model_copy(update={"name": name, "data": changed})

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from refseg.nn.vision import SwinPyramid, SwinVisionConfig, sine_positions
+from refseg.nn.positions import sine_table
+from refseg.nn.vision import SwinPyramid, SwinVisionConfig
 
 SMALL = {
     "image_size": 64,
@@ -241,8 +242,8 @@ def test_there_is_no_unused_norm() -> None:
     assert "swin.layernorm.weight" not in dict(pyramid().named_parameters())
 
 
-def test_sine_positions_tell_every_cell_apart_and_ramp_across() -> None:
-    table = sine_positions(8, 16)
+def test_the_table_of_sines_tells_every_cell_apart_and_ramp_across() -> None:
+    table = sine_table(8, 16)
     assert table.shape == (64, 16)
     assert table.abs().max() <= 0.5
     distances = torch.cdist(table, table) + 9 * torch.eye(64)
@@ -261,4 +262,4 @@ def test_the_position_table_starts_from_sines() -> None:
             absolute_positions=True,
         )
     )  # fmt: skip
-    assert torch.equal(pyramid.swin.embeddings.position_embeddings[0], sine_positions(8, 8))
+    assert torch.equal(pyramid.swin.embeddings.position_embeddings[0], sine_table(8, 8))

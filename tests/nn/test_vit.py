@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from refseg.errors import ConfigError, ModelError
-from refseg.nn.vision import sine_positions
+from refseg.nn.positions import sine_table
 from refseg.nn.vit import ViTVision, ViTVisionConfig
 from refseg.nn.weights import canonical, load_hub_part
 
@@ -128,7 +128,7 @@ def test_positions_start_from_sines() -> None:
     torch.manual_seed(0)
     made = ViTVision(ViTVisionConfig.model_validate(SMALL))
     table = made.vit.embeddings.position_embeddings[0, 1:]
-    assert torch.equal(table, sine_positions(4, 16))
+    assert torch.equal(table, sine_table(4, 16))
 
 
 def test_branches_are_left_out_while_training_alone_and_more_of_them_deeper() -> None:

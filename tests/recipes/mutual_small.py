@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from refseg.recipes.base import Recipe
 from refseg.recipes.catalog import get_recipe
 from refseg.recipes.overrides import apply_overrides
-from refseg.recipes.runner import RunResult, run_recipe
 
 ALL = ("train", "disambiguate", "label", "retrain", "disambiguate_again")
 LIMIT = 20
@@ -44,24 +41,3 @@ def small_recipe(world: Path) -> Recipe:
     """`mutual_scenes` on the folder `world`, small."""
     more = [f"data.name={world}", f"data.limit={LIMIT}", "preprocess.size=64"]
     return apply_overrides(get_recipe("mutual_scenes"), [*settings(), *more])
-
-
-def again(recipe: Recipe, folder: Path) -> RunResult:
-    return run_recipe(recipe, folder, progress="none")
-
-
-class Killed(BaseException):
-    """As Ctrl-C: nothing catches it."""
-
-
-def fail_after(count: int, call: Callable[..., Any]) -> Callable[..., Any]:
-    left = count
-
-    def counted(*given: Any, **named: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Killed
-        return call(*given, **named)
-
-    return counted

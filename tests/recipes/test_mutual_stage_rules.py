@@ -14,7 +14,8 @@ from refseg.recipes.base import Recipe
 from refseg.recipes.catalog import get_recipe
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.provenance import identity
-from tests.recipes.mutual_small import ALL, again, fail_after, settings
+from tests.recipes.killing import again, fail_after
+from tests.recipes.mutual_small import ALL, settings
 
 
 def test_what_no_stage_reads_is_no_part_of_a_run(recipe: Recipe) -> None:

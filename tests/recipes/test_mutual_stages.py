@@ -26,7 +26,8 @@ from refseg.recipes.provenance import identity
 from refseg.recipes.runner import run_recipe
 from refseg.recipes.training import Job
 from refseg.types import Labels
-from tests.recipes.mutual_small import ALL, LIMIT, Killed, again, fail_after
+from tests.recipes.killing import Death, Killed, again, die_in_turn, fail_after
+from tests.recipes.mutual_small import ALL, LIMIT
 
 WITH_MODEL = ("train", "disambiguate", "retrain", "disambiguate_again")
 
@@ -175,8 +176,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(
     recipe: Recipe, whole: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed"
-    # (whose calls, what is called, how many calls succeed, the stage that it dies in)
-    deaths = [
+    deaths: list[Death] = [
         (RecipeBatches, "__call__", 2, "train"),  # one of them is the first look
         (rewarding, "keep_proposals", 0, "disambiguate"),
         (RecipeBatches, "__call__", 1, "disambiguate"),
@@ -185,16 +185,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(
         (rewarding.Disambiguation, "forward", 1, "disambiguate_again"),
         (runner, "publish", 0, None),
     ]
-    for owner, name, count, stage in deaths:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(owner, name, fail_after(count, getattr(owner, name)))
-            with pytest.raises(Killed):
-                again(recipe, folder)
-        for place, one in enumerate(ALL):
-            done = stage is None or place < ALL.index(stage)
-            assert (folder / one / "manifest.json").exists() == done
-        assert not (folder / "model").exists()
-    assert again(recipe, folder).skipped == ALL
+    die_in_turn(recipe, folder, deaths, ALL)
     for name in ("label/data/refs(refseg).p", "label/data/instances.json"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     for name in WITH_MODEL:

@@ -32,7 +32,7 @@ from refseg.recipes.provenance import identity
 from refseg.train.config import TrainConfig
 from refseg.train.schedule import lr_factor
 from tests.methods.toy import toy_model
-from tests.recipes.mutual_small import again
+from tests.recipes.killing import again
 from tests.recipes.partial_small import (
     ALL,
     SHARE,

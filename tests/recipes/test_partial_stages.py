@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from refseg.recipes.runner import run_recipe
 from refseg.recipes.training import Job
 from refseg.train.log import read_log
 from refseg.types import Labels
-from tests.recipes.mutual_small import Killed, again, fail_after
+from tests.recipes.killing import Death, again, die_in_turn
 from tests.recipes.partial_small import (
     AGREE,
     ALL,
@@ -352,8 +351,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(
     recipe: Recipe, whole: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed"
-    # (whose calls, what is called, how many calls succeed, the stage that it dies in)
-    deaths: list[tuple[Any, str, int, str | None]] = [
+    deaths: list[Death] = [
         (RecipeBatches, "__call__", 2, "rec"),  # one of them is the first look
         (RecipeBatches, "__call__", 4, "res"),
         (partial_stages, "write_subset", 0, "res"),
@@ -361,17 +359,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(
         (RecipeBatches, "__call__", 2, "res_pseudo"),
         (runner, "publish", 0, None),
     ]
-    for owner, name, count, stage in deaths:
-        with pytest.MonkeyPatch.context() as patch:
-            call: Callable[..., Any] = getattr(owner, name)
-            patch.setattr(owner, name, fail_after(count, call))
-            with pytest.raises(Killed):
-                again(recipe, folder)
-        for place, one in enumerate(ALL):
-            done = stage is None or place < ALL.index(stage)
-            assert (folder / one / "manifest.json").exists() == done
-        assert not (folder / "model").exists()
-    assert again(recipe, folder).skipped == ALL
+    die_in_turn(recipe, folder, deaths, ALL)
     same_as(whole, folder)
     for name in ("res", "pseudo"):
         (folder / name / "manifest.json").unlink()

@@ -19,11 +19,10 @@ from refseg.recipes import runner, tris_edges, tris_select
 from refseg.recipes.base import Recipe
 from refseg.recipes.batches import RecipeBatches
 from refseg.recipes.pretrain import run_encoder
-from refseg.recipes.runner import RunResult, run_recipe
 from refseg.recipes.tris_rules import ORDER
 from refseg.recipes.tris_seeds import EdgeBatches
 from refseg.recipes.tris_select import MAPS, REFS
-from tests.recipes.mutual_small import Killed, fail_after
+from tests.recipes.killing import Death, again, die_in_turn
 from tests.recipes.partial_small import manifest, state
 from tests.recipes.tris_small import small_pair, small_tris
 
@@ -41,16 +40,11 @@ def whole(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def again(recipe: Recipe, folder: Path) -> RunResult:
-    return run_recipe(recipe, folder, progress="none")
-
-
 def test_killed_in_every_stage_it_ends_with_the_same_bits(
     recipe: Recipe, whole: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed"
-    # (whose calls, what is called, how many calls succeed, the stage that it dies in)
-    deaths = [
+    deaths: list[Death] = [
         (RecipeBatches, "__call__", 2, "respond"),  # one of them is the first look
         (tris_select, "_of_image", 3, "select"),
         (EdgeBatches, "__call__", 1, "edges"),
@@ -60,16 +54,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(
         (RecipeBatches, "__call__", 2, "segment"),
         (runner, "publish", 0, None),
     ]
-    for owner, name, count, stage in deaths:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(owner, name, fail_after(count, getattr(owner, name)))
-            with pytest.raises(Killed):
-                again(recipe, folder)
-        for place, one in enumerate(ORDER):
-            done = stage is None or place < ORDER.index(stage)
-            assert (folder / one / "manifest.json").exists() == done
-        assert not (folder / "model").exists()
-    assert again(recipe, folder).skipped == ORDER
+    die_in_turn(recipe, folder, deaths, ORDER)
     assert_same(folder, whole)
 
 

@@ -14,6 +14,7 @@ from refseg.data.collate import collate
 from refseg.methods.sag import Sag, SagConfig
 from refseg.methods.sag.decode import relevance
 from refseg.types import Batch
+from tests.methods.ablating import changed, same_weights
 from tests.methods.sag.toys import sag_config
 from tests.methods.toy import answers, preprocess, tensors, toy_samples, toy_tokenizer
 
@@ -86,30 +87,9 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-def changed(changes: Mapping[str, Any]) -> SagConfig:
-    data = sag_config().model_dump()
-    for path, value in changes.items():
-        *parents, name = path.split(".")
-        inner = data
-        for parent in parents:
-            inner = inner[parent]
-        inner[name] = value
-    return SagConfig.model_validate(data)
-
-
 def built(changes: Mapping[str, Any]) -> Sag:
     torch.manual_seed(0)
-    return Sag(changed(changes))
-
-
-def same_weights(method: Sag) -> Sag:
-    """Every weight drawn from its own name, so that equal modules are equal in two configs."""
-    with torch.no_grad():
-        for name, parameter in method.named_parameters():
-            seed = sum(i * ord(c) for i, c in enumerate(name, 1))
-            generator = torch.Generator().manual_seed(seed)
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-    return method
+    return Sag(changed(sag_config(), changes))
 
 
 @cache
@@ -155,7 +135,7 @@ def effects(method: Sag) -> tuple[str, ...]:
         outputs = method.train()(batch())
         noisy = text_of(v for _, v in tensors(outputs))
         noisy += text_of(method.loss(outputs, batch()).values())
-        same_weights(method).eval()
+        same_weights(method, 0.2).eval()
         outputs = method(batch())
         answer = text_of(v for _, v in tensors(outputs))
         loss = text_of(method.loss(outputs, batch()).values())
@@ -186,7 +166,7 @@ ANSWERS = [
 def test_an_ablation_changes_the_map(path: str, value: Any) -> None:
     """Not just the number of weights: with the shared weights equal, M differs."""
     one, other = (
-        relevance(same_weights(built(changes)).eval()(batch()), "sum")
+        relevance(same_weights(built(changes), 0.2).eval()(batch()), "sum")
         for changes in ({}, {path: value})
     )
     assert (one - other).abs().max() > 1e-4
@@ -206,7 +186,7 @@ def test_what_the_ablations_leave_out_is_not_built() -> None:
 
 @torch.no_grad()
 def test_without_discovery_m_is_the_relevance_of_patches() -> None:
-    method = same_weights(built({"discovery": False})).eval()
+    method = same_weights(built({"discovery": False}), 0.2).eval()
     outputs = method(batch())
     assert outputs.attention is None
     assert outputs.fuse.shape == (4, 1, 64)

@@ -15,6 +15,7 @@ from refseg.errors import ConfigError
 from refseg.methods.vega import VegaConfig
 from refseg.models import build_method
 from refseg.types import Batch
+from tests.methods.ablating import changed, same_weights
 from tests.methods.toy import tensors, toy_batch, toy_samples, vega_config
 
 # A second value for every field, by path. What a field does while training only (dropout, drop
@@ -93,32 +94,13 @@ def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-def changed(config: VegaConfig, changes: Mapping[str, Any]) -> VegaConfig:
-    data = config.model_dump()
-    for path, value in changes.items():
-        *parents, name = path.split(".")
-        inner = data
-        for parent in parents:
-            inner = inner[parent]
-        inner[name] = value
-    return VegaConfig.model_validate(data)
-
-
 def built(changes: Mapping[str, Any]) -> Any:
     torch.manual_seed(0)
     return build_method("vega", changed(vega_config(), changes))
 
 
-def same_weights(method: Any) -> Any:
-    """Every weight drawn from its own name, so that equal modules are equal in two configs."""
-    with torch.no_grad():
-        for name, parameter in method.named_parameters():
-            if name.endswith("log_tau"):
-                continue
-            seed = sum(i * ord(c) for i, c in enumerate(name, 1))
-            generator = torch.Generator().manual_seed(seed)
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return method
+def moved(method: Any) -> Any:
+    return same_weights(method, 0.1, lambda name: name.endswith("log_tau"))
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +151,7 @@ def effects(method: Any, batch: Batch) -> tuple[str, ...]:
     with torch.no_grad():
         torch.manual_seed(1)
         noisy = text_of(v for _, v in tensors(method.train()(batch)))
-        same_weights(method).eval()
+        moved(method).eval()
         outputs = method(batch)
         answer = text_of(v for _, v in tensors(outputs))
         loss = text_of(method.loss(outputs, batch).values())
@@ -201,7 +183,7 @@ def test_an_ablation_changes_the_answer(path: str, value: Any, batch: Batch) -> 
     probability = []
     together = WITH.get(path, {})
     for changes in (together, {**together, path: value}):
-        method = same_weights(built(changes)).eval()
+        method = moved(built(changes)).eval()
         with torch.no_grad():
             probability.append(method(batch).probability)
     one, other = probability
@@ -219,7 +201,7 @@ def test_behind_the_norm_the_size_of_e_changes_nothing(
 ) -> None:
     """What `SelectionConfig.pre_norm` says of two of the paper's ablations."""
     with torch.no_grad():
-        one, other = (same_weights(built(c)).eval()(batch).probability for c in ({}, changes))
+        one, other = (moved(built(c)).eval()(batch).probability for c in ({}, changes))
     torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
 
 
