@@ -22,10 +22,11 @@ from refseg.methods.mutual.config import (
 )
 from refseg.models import build_method
 from refseg.types import Batch
+from tests.methods.ablating import same_weights
 from tests.methods.mutual.toy import RESNET
 from tests.methods.toy import toy_batch, toy_samples
 from tests.methods.toy_configs import annotated_config, mask2former_config, mutual_config
-from tests.methods.vega.test_ablations import same_weights, text_of
+from tests.methods.vega.test_ablations import text_of
 
 ONE_WORD = tuple(i for i in range(118) if i != 3)  # its sentences differ in length alone
 # A second value for every field, by path.
@@ -168,7 +169,7 @@ def effects(kind: str, changes: dict[str, Any]) -> tuple[str, ...]:
     torch.manual_seed(1)
     with torch.no_grad():
         noisy = text_of(method.loss(method.train()(batch()), batch()).values())
-    same_weights(method).eval()
+    same_weights(method, 0.1).eval()
     outputs = method(batch())
     torch.manual_seed(1)
     terms = method.loss(outputs, batch())
@@ -206,7 +207,7 @@ def test_the_measure_of_effects_is_steady() -> None:
 def terms_of(**changes: Any) -> dict[str, float]:
     """Loss terms of equal weights and equal random draws."""
     torch.manual_seed(0)
-    method = same_weights(build_method("mutual", mutual_config(mask2former_config(**changes))))
+    method = same_weights(build_method("mutual", mutual_config(mask2former_config(**changes))), 0.1)
     method.eval()
     torch.manual_seed(1)
     with torch.no_grad():
