@@ -7,6 +7,7 @@
 Compared in turn, run by run, after both forms were seen to give the same:
 - walking: the random walk of the refinement, neighbours alone against a dense matrix squared;
 - hearing: what the prompt over words adds, all pairs at once against text by text;
+- layout: CLIP's ResNet with channels last, against the layout that torch gives images;
 - step1: a training step, what the frozen judge says asked for once, against each time anew;
 - asking: answers of both steps, the image encoded once, against a forward pass a sentence;
 - refining: the pseudo masks of an image's refs together, against edges found for each of them.
@@ -26,6 +27,7 @@ from benchmarks.parts import Parted
 from benchmarks.tris.asking import asking
 from benchmarks.tris.hearing import hearing
 from benchmarks.tris.judging import judging
+from benchmarks.tris.layout import layout
 from benchmarks.tris.refining import refining
 from benchmarks.tris.walking import walking
 
@@ -33,6 +35,7 @@ from benchmarks.tris.walking import walking
 PARTS: dict[str, Callable[[int], Mapping[str, Table]]] = {
     "walking": walking,
     "hearing": hearing,
+    "layout": layout,
     "step1": judging,
     "asking": asking,
     "refining": refining,

@@ -235,8 +235,7 @@ def clip_scenes() -> EncoderRecipe:
         data=EncoderData(name="scenes@12000"),
         tokens=TokenConfig(vocabulary=700, max_words=64),
         train=laptop_training(
-            steps=3_000, batch_size=64, optimiser="adamw", lr=1e-3, clip_norm=1.0, ema=None,
-            evaluate_every=500,
+            steps=2_000, batch_size=64, lr=3e-3, turn_kernels=True, ema=None, evaluate_every=500,
         ),
     )  # fmt: skip
 

@@ -22,6 +22,7 @@ class TrainConfig(BaseModel):
     bfloat16 is many times slower.
     optimiser: "adamw", or "muon": matrices step by Muon (orthogonalised momentum, its size matched
     to AdamW's, so that one learning rate serves both), tables, norms, biases and kernels by AdamW.
+    turn_kernels: kernels of convolutions step by Muon too, as matrices of an output channel a row.
     "sgd" steps along the gradient, without momentum (IRNet's heads).
     amsgrad, eps: of AdamW, of Muon's AdamW part too: divide by the largest second moment so far
     (Reddi et al. 2018); what is added to the divisor.
@@ -59,6 +60,7 @@ class TrainConfig(BaseModel):
         "eps": 1e-8,
         "amsgrad": False,
         "warmup_epochs": 0,
+        "turn_kernels": False,
     }
 
     steps: int | None = Field(default=None, ge=1)
@@ -68,6 +70,7 @@ class TrainConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
 
     optimiser: Literal["adamw", "muon", "sgd"] = "adamw"
+    turn_kernels: bool = False
     lr: float = Field(default=3e-5, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(default=1e-2, ge=0, allow_inf_nan=False)
     betas: tuple[float, float] = (0.9, 0.999)

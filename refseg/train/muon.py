@@ -1,7 +1,8 @@
-"""Muon where bfloat16 is slow: the same rule, its matrices turned in float32.
+"""Muon where bfloat16 is slow, and for convolutions: the same rule, turned in float32.
 
-torch's own turns them in bfloat16. Where torch has no kernels for that, as on processors with AVX2
-alone, it takes 26 times as long as in float32 (docs/decisions/0029): most of a small model's step.
+torch's own turns matrices in bfloat16. Where torch has no kernels for that, as on processors with
+AVX2 alone, it takes 26 times as long as in float32 (docs/decisions/0029): most of a small model's
+step. It refuses weights of convolutions; here they are matrices of an output channel a row.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from torch import Tensor
 class Float32Muon(torch.optim.Muon):
     """`torch.optim.Muon`, its state the same, whose iteration does not leave float32.
 
-    Raises ValueError for sizes of steps other than "match_rms_adamw".
+    Raises ValueError for sizes of steps other than "match_rms_adamw", and for vectors.
     """
 
     def __init__(self, params: Any, **options: Any) -> None:
-        super().__init__(params, **options)
-        if any(group["adjust_lr_fn"] != "match_rms_adamw" for group in self.param_groups):
-            raise ValueError("this Muon knows only adjust_lr_fn='match_rms_adamw'")
+        known = torch.optim.Muon([torch.zeros(1, 1)], **options).defaults
+        torch.optim.Optimizer.__init__(self, params, known)
+        for group in self.param_groups:
+            if group["adjust_lr_fn"] != "match_rms_adamw":
+                raise ValueError("this Muon knows only adjust_lr_fn='match_rms_adamw'")
+            if any(param.ndim < 2 for param in group["params"]):
+                raise ValueError("Muon turns matrices and kernels, no vectors")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -40,8 +45,9 @@ class Float32Muon(torch.optim.Muon):
             state["momentum_buffer"] = torch.zeros_like(grad)
         momentum: Tensor = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
         update = grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
-        turned = orthogonal(update, group)
-        size = 0.2 * max(param.shape) ** 0.5
+        matrix = update.flatten(1)
+        turned = orthogonal(matrix, group).view(param.shape)
+        size = 0.2 * max(matrix.shape) ** 0.5
         param.mul_(1 - group["lr"] * group["weight_decay"])
         param.add_(turned, alpha=-group["lr"] * size)
 

@@ -40,13 +40,18 @@ def build_optimiser(method: nn.Module, config: TrainConfig) -> torch.optim.Optim
     matrices, rest = [], []
     for group, option in zip(groups, options, strict=True):
         turned = [
-            p for p in group.parameters if group.decay_scale and p.ndim == 2 and id(p) not in tables
+            p
+            for p in group.parameters
+            if group.decay_scale
+            and (p.ndim == 2 or (config.turn_kernels and p.ndim > 2))
+            and id(p) not in tables
         ]
         others = [p for p in group.parameters if all(p is not other for other in turned)]
         matrices += [{**option, "params": turned}] if turned else []
         rest += [{**option, "params": others}] if others else []
     device = groups[0].parameters[0].device
-    rule = torch.optim.Muon if multiplies_bfloat16(device) else Float32Muon
+    own = config.turn_kernels or not multiplies_bfloat16(device)
+    rule = Float32Muon if own else torch.optim.Muon
     muon = rule(matrices, lr=config.lr, adjust_lr_fn="match_rms_adamw")
     return JointOptimiser([muon, _adamw(rest, config)] if rest else [muon])
 

@@ -16,6 +16,7 @@ from toy import Toy, toy_data
 from refseg.method import ParameterGroup, split_decay
 from refseg.train.config import TrainConfig
 from refseg.train.loop import fit
+from refseg.train.muon import Float32Muon
 from refseg.train.optim import JointOptimiser, build_optimiser, set_lr
 
 
@@ -64,6 +65,33 @@ def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
     decays = {names[id(p)]: g["weight_decay"] for g in joint.param_groups for p in g["params"]}
     assert decays["linear.bias"] == 0
     assert decays["slow.weight"] == pytest.approx(1e-2)
+
+
+def test_kernels_are_turned_where_that_is_asked() -> None:
+    module = Mixed()
+    joint = build_optimiser(module, config(turn_kernels=True))
+    assert isinstance(joint, JointOptimiser)
+    names = {id(p): name for name, p in module.named_parameters()}
+    taken = {names[id(p)] for group in joint.parts[0].param_groups for p in group["params"]}
+    assert taken == {"linear.weight", "slow.weight", "conv.weight"}
+
+
+def test_a_kernel_steps_as_the_matrix_of_its_output_channels() -> None:
+    """Also one whose gradient has another layout, as channels last leave it."""
+    torch.manual_seed(0)
+    kernel = nn.Parameter(torch.randn(4, 3, 3, 3))
+    matrix = nn.Parameter(kernel.detach().flatten(1).clone())
+    options = {"lr": 0.1, "weight_decay": 0.2, "adjust_lr_fn": "match_rms_adamw"}
+    one, two = Float32Muon([kernel], **options), Float32Muon([matrix], **options)
+    for _ in range(3):
+        grad = torch.randn(4, 3, 3, 3)
+        kernel.grad = grad.contiguous(memory_format=torch.channels_last)
+        matrix.grad = grad.flatten(1)
+        one.step()
+        two.step()
+    torch.testing.assert_close(kernel.flatten(1), matrix, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="no vectors"):
+        Float32Muon([nn.Parameter(torch.zeros(3))], **options)
 
 
 def test_one_step_is_the_literal_rule() -> None:
