@@ -82,12 +82,13 @@ def of_masks(run: Trained, dataset: ReferDataset, limit: int | None) -> Scores:
 
     def make() -> Scores:
         report = evaluate(run.load(), dataset, PROTOCOL, limit=limit)
-        return {**report.to_json(), "samples": _iou_of_each(report, dataset)}
+        return {**report.to_json(), "samples": iou_of_each(report, dataset)}
 
     return kept(run, _name("masks", dataset, limit), _key(run, dataset, limit), make)
 
 
-def _iou_of_each(report: Report, dataset: ReferDataset) -> Scores:
+def iou_of_each(report: Report, dataset: ReferDataset) -> Scores:
+    """image_id and iou of every expression that has a target, in the order of its key."""
     entries = map(dataset.entry, range(len(dataset)))
     image_of = {entry.key: entry.image_id for entry in entries}
     keys, ious, empty = (report.samples[name] for name in ("key", "iou", "target_empty"))
