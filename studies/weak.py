@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from refseg.data.dataset import ReferDataset
 from refseg.evaluate import Answers, Options, evaluate_all
 from refseg.recipes.base import Recipe
 from refseg.recipes.overrides import apply_overrides
 from studies import kept
-from studies.base import open_scenes
-from studies.kept import Scores, Trained
+from studies.base import open_scenes, shown
+from studies.kept import Place, Scores, Trained
 from studies.paired import differences, summary
 from studies.partial_runs import labels_of, named
 
@@ -65,11 +65,18 @@ def told_labels(run: Trained, starts: Iterable[str]) -> str:
     """What a model learned from, by its card, without the folders that its starts lie in."""
     text = labels_of(run)
     for start in starts:
-        text = text.replace(start, Path(start).name)
+        text = text.replace(start, shown(start))
     return text
 
 
 # -- scores --------------------------------------------------------------------------------------
+
+
+class Weighed(Place, Protocol):
+    """With a hash of what it answers with."""
+
+    @property
+    def weights(self) -> str: ...
 
 
 def scored(
@@ -82,7 +89,7 @@ def scored(
 
 
 def val_scores(
-    run: Trained,
+    run: Weighed,
     what: str,
     protocols: Sequence[str],
     limit: int | None,

@@ -142,8 +142,8 @@ def test_ablations_through_the_command(
     text = (tmp_path / "tris_ablations.json").read_text()
     assert str(asked.folder.parent) not in text
     record = json.loads(text)
-    assert record["command"].startswith("python -m studies.tris ablations --pair model --limit 4")
-    assert record["labels"].startswith("text; encoders: model (text)")
+    assert record["command"].startswith("python -m studies.tris ablations --pair pair --limit 4")
+    assert record["labels"].startswith("text; encoders: pair (text)")
     numbers = record["numbers"]
     assert [row["variant"] for row in numbers["summary"]] == ["lambda 1", "lambda 5", "no prompt"]
     pairs = {(row["claim"], row["of"], row["over"]) for row in numbers["differences"]}
