@@ -191,11 +191,11 @@ def _by_share(axes: Any, numbers: Mapping[str, Any]) -> None:
 
 #: What costs less than a mask, left of the shares that have steps of tens.
 CHEAPER = {
-    "nothing": (0.004, "no\nexpression"),
-    "words": (0.03, "words\nalone"),
-    "boxes": (0.2, "words and\nboxes"),
+    "nothing": (0.001, "no\nexpression"),
+    "words": (0.009, "words\nalone"),
+    "boxes": (0.07, "words and\nboxes"),
 }
-APART = 0.045  # of the axis's height, between words
+APART = 0.034  # of the axis's height, between words
 
 
 def label_cost(numbers: Mapping[str, Any], shares: Mapping[str, Any] | None) -> bytes:
@@ -212,7 +212,8 @@ def label_cost(numbers: Mapping[str, Any], shares: Mapping[str, Any] | None) -> 
         ticks |= _ticks(shares["summary"])
     _on_shares(axes, dict(sorted(ticks.items())))
     rows = [row for row in numbers["summary"] if row["given"] is not None]
-    top = 110 * max(row["mIoU"] for row in rows)
+    lines = [] if shares is None else shares["summary"]
+    top = 110 * max(row["mIoU"] for row in [*rows, *lines])
     axes.set_ylim(0, top)
     axes.set_xlim(CHEAPER["nothing"][0] / 1.6, 1_000)
     for given in dict.fromkeys(row["given"] for row in rows):
@@ -231,10 +232,13 @@ def _named_points(axes: Any, place: float, rows: Sequence[Mapping[str, Any]], ap
         value = 100 * row["mIoU"]
         spread = 100 * (row["mIoU spread"] or 0.0)
         axes.errorbar(place, value, spread, color=PURPLE, marker="D", markersize=5, capsize=3)
-        below = max(value, below + apart)
+        # On shares there are lines, which the words must not cover.
+        below = max(value + (1.6 * apart if place >= 1 else 0), below + apart)
         axes.annotate(
-            row["name"], (place, value), xytext=(place * 1.15, below), textcoords="data",
-            fontsize=7, va="center", color=PURPLE,
+            f"{row['name']} {value:.1f}", (place, value), xytext=(place * 1.2, below),
+            textcoords="data", fontsize=7, va="center", color=PURPLE,
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": PURPLE, "relpos": (0, 0.5)},
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.4},
         )  # fmt: skip
 
 

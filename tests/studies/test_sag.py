@@ -105,10 +105,11 @@ def test_rows_are_what_the_evaluator_says(
         "centre-disc": make_baseline("baseline:centre-disc", data),
     }
     rows = {row["name"]: row["scores"] for row in numbers["rows"]}
+    samples = data.samples(range(len(data)))
+    hidden = [replace(sample, mask=None, box_xyxy=None) for sample in samples]
     for name, twin in twins.items():
         ious = []
-        for sample in (data[row] for row in range(len(data))):
-            (found,) = twin.predict([replace(sample, mask=None, box_xyxy=None)])
+        for sample, found in zip(samples, twin.predict(hidden), strict=True):
             assert sample.mask is not None
             either = (found.mask | sample.mask).sum()
             ious.append((found.mask & sample.mask).sum() / either)
@@ -126,7 +127,7 @@ def test_the_student_learned_from_the_bases_masks_as_long(
     sample = made[len(made) // 2]
     (answer,) = base.predict([replace(sample, mask=None, box_xyxy=None)])
     assert sample.mask is not None
-    np.testing.assert_array_equal(answer.mask, sample.mask)
+    assert (answer.mask != sample.mask).mean() < 1e-3  # alone, a pixel may round otherwise
     source = sag_runs.variant_recipe(asked, BASE, 0)
     assert len(made) == len(open_data(source.data.name, "train", Labels()))
     told = json.loads((asked.folder / "vega-base-seed0" / "recipe.json").read_text())
