@@ -153,10 +153,15 @@ def heats(image: Pixels, maps: Mapping[str, NDArray[np.float32]]) -> Pixels:
 
 
 def regions(image: Pixels, numbers: NDArray[np.integer], text: str) -> Pixels:
-    """The image under a colour for each number of a map [H, W], 0 or more; text in a strip below.
+    """`coloured` with text in a strip below, sized as `overlay`."""
+    big = _scaled(coloured(image, numbers), _factor(image.shape[:2]))
+    return np.concatenate([big, _captions([text], big.shape[1])])
 
-    Sized as `overlay`. The palette's colours where they suffice, else as many hues, every second
-    one darker.
+
+def coloured(image: Pixels, numbers: NDArray[np.integer]) -> Pixels:
+    """The image under a colour for each number of a map [H, W], 0 or more.
+
+    The palette's colours where they suffice, else as many hues, every second one darker.
     """
     import cv2
 
@@ -167,9 +172,8 @@ def regions(image: Pixels, numbers: NDArray[np.integer], text: str) -> Pixels:
         hues = np.zeros((1, count, 3), np.uint8)
         hues[0] = [(180 * n // count, 210, 255 if n % 2 == 0 else 150) for n in range(count)]
         table = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[0]
-    coloured = cv2.addWeighted(image, 0.4, np.ascontiguousarray(table[numbers]), 0.6, 0)
-    big = _scaled(np.asarray(coloured, np.uint8), _factor(image.shape[:2]))
-    return np.concatenate([big, _captions([text], big.shape[1])])
+    mixed = cv2.addWeighted(image, 0.4, np.ascontiguousarray(table[numbers]), 0.6, 0)
+    return np.asarray(mixed, np.uint8)
 
 
 def tint(

@@ -94,6 +94,14 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
+def shown(name: str) -> str:
+    """What a name or folder is called where nothing may name a machine: its last part, or the run
+    whose model it is ("runs/vit/model" -> "vit").
+    """
+    path = Path(name)
+    return path.parent.name if path.name == "model" and path.parent.name else path.name
+
+
 def say(text: str) -> None:
     """Tell the person who waits."""
     print(text, file=sys.stderr, flush=True)

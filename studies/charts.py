@@ -44,26 +44,48 @@ def ksweep(numbers: Mapping[str, Any]) -> bytes:
     if numbers["mode"] == "train":
         rows = sorted(({**row, "k": int(row["variant"])} for row in rows), key=lambda r: r["k"])
     shares = [row["k"] for row in rows]
-    for name, colour, marker in (("mIoU", BLUE, "o"), ("oIoU", ORANGE, "s")):
-        values = [100 * row[name] for row in rows]
-        axes.plot(shares, values, color=colour, marker=marker, linewidth=1.6, label=name)
-        spread = [100 * (row.get(f"{name} spread") or 0.0) for row in rows]
-        if any(spread):
-            axes.errorbar(shares, values, spread, color=colour, capsize=3, linewidth=0.9)
+    _curves(axes, shares, rows)
     if numbers["mode"] == "train":
         title = "k in training and at inference"
     else:
         title = "k changed at inference only"
-        trained = numbers["trained k"]
-        axes.axvline(trained, color=GREY, linewidth=1, linestyle="--", zorder=0)
-        axes.annotate(
-            "trained", (trained, 0), xycoords=("data", "axes fraction"),
-            xytext=(3, 4), textcoords="offset points", fontsize=8, color=GREY,
-        )  # fmt: skip
+        _marked(axes, numbers["trained k"], "trained")
     tidy(axes, title=title, xlabel="pixels selected by each token, %", ylabel="%")
     axes.set_xticks(shares)
     axes.legend(frameon=False, fontsize=8)
     return to_png(figure)
+
+
+def tau(numbers: Mapping[str, Any]) -> bytes:
+    """mIoU and oIoU of Shatter and Gather over tau, on the same weights; the paper's is marked."""
+    figure = new_figure(5.6, 3.1)
+    axes = figure.subplots()
+    rows = sorted((r for r in numbers["rows"] if r["tau"] is not None), key=lambda r: r["tau"])
+    taus = [row["tau"] for row in rows]
+    _curves(axes, taus, rows)
+    _marked(axes, 0.5, "the paper's")
+    tidy(axes, title="tau changed in answering only, scenes val", xlabel="tau", ylabel="%")
+    axes.set_xticks(taus)
+    axes.legend(frameon=False, fontsize=8)
+    return to_png(figure)
+
+
+def _curves(axes: Any, places: Sequence[float], rows: Sequence[Mapping[str, Any]]) -> None:
+    """mIoU and oIoU, with what spreads over seeds."""
+    for name, colour, marker in (("mIoU", BLUE, "o"), ("oIoU", ORANGE, "s")):
+        values = [100 * row[name] for row in rows]
+        axes.plot(places, values, color=colour, marker=marker, linewidth=1.6, label=name)
+        spread = [100 * (row.get(f"{name} spread") or 0.0) for row in rows]
+        if any(spread):
+            axes.errorbar(places, values, spread, color=colour, capsize=3, linewidth=0.9)
+
+
+def _marked(axes: Any, place: float, text: str) -> None:
+    axes.axvline(place, color=GREY, linewidth=1, linestyle="--", zorder=0)
+    axes.annotate(
+        text, (place, 0), xycoords=("data", "axes fraction"),
+        xytext=(3, 4), textcoords="offset points", fontsize=8, color=GREY,
+    )  # fmt: skip
 
 
 def ablation(numbers: Mapping[str, Any]) -> bytes:
@@ -128,6 +150,29 @@ def shares(numbers: Mapping[str, Any]) -> bytes:
     """mIoU over the share of the masks, which has steps of tens; a line for each way to learn."""
     figure = new_figure(6.4, 3.6)
     axes = figure.subplots()
+    _by_share(axes, numbers)
+    boxes = 100 * numbers["boxes"]["original"]["mIoU"]
+    axes.axhline(boxes, color=GREY, linestyle=":", linewidth=1.2, label="no mask: boxes, filled")
+    _on_shares(axes, _ticks(numbers["summary"]))
+    tidy(axes, title="How much label?", xlabel="share of the masks given, %", ylabel="mIoU, %")
+    axes.legend(frameon=False, fontsize=8)
+    return to_png(figure)
+
+
+def _ticks(rows: Sequence[Mapping[str, Any]]) -> dict[float, str]:
+    shares = sorted({100 * row["share"] for row in rows})
+    return {share: f"{share:g}" for share in shares}
+
+
+def _on_shares(axes: Any, ticks: Mapping[float, str]) -> None:
+    """The axis of shares, which has steps of tens. ticks: place -> what stands there."""
+    axes.set_xscale("log")
+    axes.set_xticks(list(ticks), list(ticks.values()))
+    axes.minorticks_off()
+
+
+def _by_share(axes: Any, numbers: Mapping[str, Any]) -> None:
+    """A line for each way to learn from few masks."""
     rows = numbers["summary"]
     for (variant, label), colour in zip(_WAYS.items(), (ORANGE, GREY, SKY, BLUE, RED), strict=True):
         mine = [row for row in rows if row["variant"] == variant]
@@ -142,15 +187,59 @@ def shares(numbers: Mapping[str, Any]) -> bytes:
         axes.errorbar(
             places, values, spread, color=colour, marker="o", linewidth=1.6, capsize=3, label=label
         )
-    boxes = 100 * numbers["boxes"]["original"]["mIoU"]
-    axes.axhline(boxes, color=GREY, linestyle=":", linewidth=1.2, label="no mask: boxes, filled")
-    ticks = sorted({100 * row["share"] for row in rows})
-    axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
-    tidy(axes, title="How much label?", xlabel="share of the masks given, %", ylabel="mIoU, %")
-    axes.legend(frameon=False, fontsize=8)
+
+
+#: What costs less than a mask, left of the shares that have steps of tens.
+CHEAPER = {
+    "nothing": (0.001, "no\nexpression"),
+    "words": (0.009, "words\nalone"),
+    "boxes": (0.07, "words and\nboxes"),
+}
+APART = 0.034  # of the axis's height, between words
+
+
+def label_cost(numbers: Mapping[str, Any], shares: Mapping[str, Any] | None) -> bytes:
+    """mIoU over what the expressions that were learned from came with, a point for each row.
+
+    shares: the numbers of `shares`, whose lines stand beside the points; None: not measured.
+    """
+    figure = new_figure(8.4, 4.6)
+    axes = figure.subplots()
+    ticks = dict(CHEAPER.values()) | {100.0: "100"}
+    if shares is not None:
+        _by_share(axes, shares)
+        axes.legend(frameon=False, fontsize=7, loc="upper left")
+        ticks |= _ticks(shares["summary"])
+    _on_shares(axes, dict(sorted(ticks.items())))
+    rows = [row for row in numbers["summary"] if row["given"] is not None]
+    lines = [] if shares is None else shares["summary"]
+    top = 110 * max(row["mIoU"] for row in [*rows, *lines])
+    axes.set_ylim(0, top)
+    axes.set_xlim(CHEAPER["nothing"][0] / 1.6, 1_000)
+    for given in dict.fromkeys(row["given"] for row in rows):
+        place = CHEAPER[given][0] if given in CHEAPER else 100 * given
+        mine = [row for row in rows if row["given"] == given]
+        _named_points(axes, place, mine, APART * top)
+    words = "what an expression came with; from 1 on: share of the masks given, %"
+    tidy(axes, title="What do labels buy?", xlabel=words, ylabel="mIoU on scenes val, %")
     return to_png(figure)
+
+
+def _named_points(axes: Any, place: float, rows: Sequence[Mapping[str, Any]], apart: float) -> None:
+    """Points above one another with their names beside them, which do not cover each other."""
+    below = -apart / 2
+    for row in sorted(rows, key=lambda one: one["mIoU"]):
+        value = 100 * row["mIoU"]
+        spread = 100 * (row["mIoU spread"] or 0.0)
+        axes.errorbar(place, value, spread, color=PURPLE, marker="D", markersize=5, capsize=3)
+        # On shares there are lines, which the words must not cover.
+        below = max(value + (1.6 * apart if place >= 1 else 0), below + apart)
+        axes.annotate(
+            f"{row['name']} {value:.1f}", (place, value), xytext=(place * 1.2, below),
+            textcoords="data", fontsize=7, va="center", color=PURPLE,
+            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": PURPLE, "relpos": (0, 0.5)},
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.4},
+        )  # fmt: skip
 
 
 _WAYS = {
@@ -188,4 +277,7 @@ CHARTS = {
     "mutual_ablation-parts": {"mutual-parts.png": mutual_ablation},
     "partial_shares": {"partial-shares.png": shares},
     "mutual_ablation-written": {"mutual-written.png": mutual_ablation},
+    "sag_answers": {"sag-tau.png": tau},
 }
+#: Study, and another whose numbers stand beside its own where it has been run -> charts of both.
+BESIDE = {("sag_table", "partial_shares"): {"label-cost.png": label_cost}}

@@ -12,15 +12,17 @@ from typing import Any
 
 from refseg import models
 from refseg.errors import RefsegError
-from studies.base import FIGURES, Outcome, model_identity, say, write
+from studies.base import FIGURES, Outcome, model_identity, say, shown, write
 
 #: The name of the model that was measured, and what was found; None: nothing to be written.
 Studied = tuple[str | None, Outcome | None]
 
 # They say where things lie and how far to go, not what was measured.
 PLACES = ("out", "figures", "runs", "data", "folder", "only", "records")
-#: Of these only the last part of a path is told.
-NAMED = ("model", "real", "photos", "judge", "run", "rec", "never")
+#: Of these only the last part of a path is told; see `shown`.
+NAMED = (
+    "model", "models", "real", "photos", "judge", "run", "rec", "never", "pair", "vit", "text"
+)  # fmt: skip
 
 
 def carry_out(study: Callable[[], Studied], name: str, command: str, out: Path) -> int:
@@ -60,7 +62,14 @@ def _words(key: str, given: Sequence[Any]) -> list[str]:
     flag = f"--{key.replace('_', '-')}"
     if key in ("set", "dense_set"):
         return [word for one in given for word in (flag, str(one))]
-    return [flag, *(Path(one).name if key in NAMED else str(one) for one in given)]
+    return [flag, *(shown(str(one)) if key in NAMED else str(one) for one in given)]
+
+
+def training_options(parser: argparse.ArgumentParser, folder: str) -> None:
+    """What every study of trained variants is asked. folder: where runs are kept by default."""
+    parser.add_argument("--folder", type=Path, default=Path(folder))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
 
 
 def positive(text: str) -> int:

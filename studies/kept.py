@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from refseg import models
 from refseg.data.dataset import ReferDataset
@@ -29,6 +29,16 @@ PROTOCOL = "original"
 #: Raise it when a metric, or anything that scores depend on (matching, decoding), changes or comes
 #: in. 2: regions match proposals without a class; "runs on"; samples of masks.
 SCORES_VERSION = 2
+
+
+class Place(Protocol):
+    """What scores are kept of. scores: a folder of its own."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def scores(self) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -82,12 +92,13 @@ def of_masks(run: Trained, dataset: ReferDataset, limit: int | None) -> Scores:
 
     def make() -> Scores:
         report = evaluate(run.load(), dataset, PROTOCOL, limit=limit)
-        return {**report.to_json(), "samples": _iou_of_each(report, dataset)}
+        return {**report.to_json(), "samples": iou_of_each(report, dataset)}
 
     return kept(run, _name("masks", dataset, limit), _key(run, dataset, limit), make)
 
 
-def _iou_of_each(report: Report, dataset: ReferDataset) -> Scores:
+def iou_of_each(report: Report, dataset: ReferDataset) -> Scores:
+    """image_id and iou of every expression that has a target, in the order of its key."""
     entries = map(dataset.entry, range(len(dataset)))
     image_of = {entry.key: entry.image_id for entry in entries}
     keys, ious, empty = (report.samples[name] for name in ("key", "iou", "target_empty"))
@@ -145,7 +156,7 @@ def of_rewards(run: Trained, dataset: ReferDataset, limit: int) -> Scores:
     return kept(run, _name("rewards", dataset, limit), key, make)
 
 
-def kept(run: Trained, name: str, key: Scores, make: Callable[[], Scores]) -> Scores:
+def kept(run: Place, name: str, key: Scores, make: Callable[[], Scores]) -> Scores:
     """The scores in the file `name` if they depend on `key`; made and written if not.
 
     Both ways they have been through JSON.

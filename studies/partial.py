@@ -21,7 +21,7 @@ from studies import (
     partial_task,
 )
 from studies.base import RESULTS
-from studies.command import Studied, carry_out, positive, told
+from studies.command import Studied, carry_out, positive, told, training_options
 from studies.partial_runs import Few
 
 ABOUT = {
@@ -107,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         study.add_argument("--limit", type=positive, help="the first N of each split")
         study.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
         if name not in ("bounds", "scenes"):
-            _training_options(study)
+            study.add_argument("--rec", required=True, help="REC model that all start from")
+            training_options(study, "runs/studies/partial")
+            study.add_argument("--steps", type=positive, help="of RES [the recipe's]")
     one["scenes"].add_argument("--model", required=True, help="name or folder")
     for name in ("shares", "rpp"):
         one[name].add_argument(
@@ -117,14 +119,6 @@ def _parser() -> argparse.ArgumentParser:
     one["bounds"].add_argument("--real", type=Path, required=True, help="holds refcoco/")
     one["bounds"].add_argument("--photos", type=Path, required=True, help="has instances.json")
     return parser
-
-
-def _training_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--folder", type=Path, default=Path("runs/studies/partial"))
-    parser.add_argument("--rec", required=True, help="REC model that all start from")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--steps", type=positive, help="of RES [the recipe's]")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
 
 
 def _shares_options(shares: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from studies.tables import Numbers, main_scores, percent, points, signed_between, table
+from studies.tables import Numbers, main_scores, percent, points, signed_between, spread, table
 
 Values = Mapping[str, str]
 NAMES = {
@@ -84,13 +84,14 @@ def _shares(numbers: Numbers) -> str:
     for row in numbers["summary"]:
         count = numbers["masks"].get(f"{row['share']:g}")
         given = f"{percent(row['share'], 0)} %" + ("" if count is None else f" ({count:,})")
-        spread = row["mIoU spread"]
+        deviation = row["mIoU spread"]
         rows.append(
             (
                 NAMES[row["variant"]],
                 given,
                 str(row["seeds"]),
-                f"**{percent(row['mIoU'])}**" + ("" if spread is None else f" ± {percent(spread)}"),
+                f"**{percent(row['mIoU'])}**"
+                + ("" if deviation is None else f" ± {percent(deviation)}"),
                 percent(row["recovery"], 0),
                 percent(row["of the full method"], 0),
                 percent(row["mIoU seqtr-crowd"]),
@@ -154,11 +155,7 @@ def task(numbers: Numbers) -> Values:
     head = ("[TASK]", "seeds", *names)
     rows = []
     for row in numbers["rows"]:
-        cells = []
-        for name in names:
-            spread = row[f"{name} spread"]
-            cells.append(percent(row[name]) + ("" if spread is None else f" ± {percent(spread)}"))
-        rows.append((row["variant"], str(row["seeds"]), *cells))
+        rows.append((row["variant"], str(row["seeds"]), *(spread(row, name) for name in names)))
     pairs = table(
         ("of", "over", "measure", "seeds", "points", "95 % interval", ""),
         (

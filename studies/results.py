@@ -21,11 +21,12 @@ from studies import (
     mutual_scenes_tables,
     partial_page,
     photographs_page,
+    sag_page,
     tables,
     tris_page,
 )
 from studies.base import FIGURES, RESULTS
-from studies.charts import CHARTS
+from studies.charts import BESIDE, CHARTS
 from studies.tables import between, percent
 
 TEXT = Path(__file__).parent / "text"
@@ -72,6 +73,13 @@ def charts(results: Path, figures: Path) -> list[Path]:
         if record is not None:
             for name, draw in made.items():
                 atomic_write_bytes(figures / name, draw(record["numbers"]))
+                drawn.append(figures / name)
+    for (study, other), joint in BESIDE.items():
+        record, beside = read(results / f"{study}.json"), read(results / f"{other}.json")
+        if record is not None:
+            for name, both in joint.items():
+                told = None if beside is None else beside["numbers"]
+                atomic_write_bytes(figures / name, both(record["numbers"], told))
                 drawn.append(figures / name)
     return drawn
 
@@ -246,6 +254,10 @@ SECTIONS: Mapping[str, Callable[[Record], Values]] = {
     "tris_steps": tris_page.steps,
     "tris_ablations": tris_page.ablations,
     "tris_pictures": tris_page.pictures,
+    "sag_table": sag_page.methods,
+    "sag_ablations": sag_page.ablations,
+    "sag_answers": sag_page.answers,
+    "sag_pictures": sag_page.pictures,
     "photographs_detections": photographs_page.detections,
     "photographs_choice": photographs_page.choice,
     "photographs_nothing": photographs_page.nothing,
@@ -273,6 +285,10 @@ COMMANDS = {
     "tris_steps": "python -m studies.tris steps --seeds 0 1 2",
     "tris_ablations": "python -m studies.tris ablations --seeds 0 1 2",
     "tris_pictures": "python -m studies.tris pictures",
+    "sag_table": "python -m studies.sag table --seeds 0 1 2",
+    "sag_ablations": "python -m studies.sag ablations --seeds 0 1 2",
+    "sag_answers": "python -m studies.sag answers --seeds 0 1 2",
+    "sag_pictures": "python -m studies.sag pictures",
     "photographs_detections": "python -m studies.photographs detections --real DIR",
     "photographs_choice": "python -m studies.photographs choice --real DIR",
     "photographs_nothing": ("python -m studies.photographs nothing --real DIR --photos DIR"),
@@ -294,6 +310,7 @@ PICTURES = {
     "partial-resampling.png": "pseudo points as they were written, and resampled",
     "robustness-slang.png": "answers as written and after slang",
     "robustness-two-typos.png": "answers as written and after two typos",
+    "sag-entities.png": "six expressions from picture and entities to mask and truth",
     "tris-steps.png": "six training expressions from picture to pseudo mask, step 2 and truth",
     "tsne.png": "pictures above, their tokens placed by t-SNE below",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 Numbers = Mapping[str, Any]
@@ -28,6 +28,12 @@ def percent(value: float | None, digits: int = 1) -> str:
 def points(value: float) -> str:
     """A difference of fractions in points, with its sign."""
     return f"{100 * value:+.1f}"
+
+
+def spread(row: Mapping[str, Any], name: str) -> str:
+    """The mean of a measure and, of several seeds, its spread; see `studies.paired.summary`."""
+    deviation = row[f"{name} spread"]
+    return percent(row[name]) + ("" if deviation is None else f" ± {percent(deviation)}")
 
 
 def between(interval: Sequence[float] | None) -> str:
@@ -252,16 +258,42 @@ def cls_maps(numbers: Numbers) -> str:
 def variants(numbers: Numbers) -> str:
     """Means and spreads of trained variants."""
     head = ("variant", "seeds", "mIoU", "oIoU", "AUC of the CLS map")
-
-    def told(row: Mapping[str, Any], name: str) -> str:
-        spread = row[f"{name} spread"]
-        return percent(row[name]) + ("" if spread is None else f" ± {percent(spread)}")
-
+    names = ("mIoU", "oIoU", "CLS AUC")
     return table(
         head,
         (
-            (r["variant"], str(r["seeds"]), *(told(r, n) for n in ("mIoU", "oIoU", "CLS AUC")))
-            for r in numbers["rows"]
+            (row["variant"], str(row["seeds"]), *(spread(row, name) for name in names))
+            for row in numbers["rows"]
+        ),
+    )
+
+
+def claims(
+    rows: Iterable[Mapping[str, Any]],
+    named: Callable[[str], str] = str,
+    on: Mapping[str, str] | None = None,
+) -> str:
+    """Paired differences, each with what a paper claims of it. named: a variant in words.
+
+    on: the words for where a row's "on" says that it was measured; None: all in one place.
+    """
+    where = () if on is None else ("measured on",)
+    head = ("claim", "of", "over", *where, "measure", "seeds", "points", "95 % interval", "")
+    return table(
+        head,
+        (
+            (
+                row["claim"] or "-",
+                named(row["of"]),
+                named(row["over"]),
+                *(() if on is None else (on[row["on"]],)),
+                row["measure"],
+                str(row["seeds"]),
+                points(row["difference"]),
+                signed_between(row["interval"]),
+                row["verdict"],
+            )
+            for row in rows
         ),
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from studies import tris_ablations, tris_pictures, tris_steps
 from studies.base import RESULTS
-from studies.command import Studied, carry_out, positive, told
+from studies.command import Studied, carry_out, positive, told, training_options
 from studies.tris_labels import PICTURES
 from studies.tris_runs import PAIR, PRESETS, VARIANTS, Asked
 
@@ -33,9 +33,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def command(parsed: argparse.Namespace) -> str:
     """What makes this study's result again, without anything that names a machine."""
-    own = _parser().parse_args([parsed.study])
-    named = {**vars(parsed), "pair": Path(parsed.pair).name}
-    return told("studies.tris", own, argparse.Namespace(**named), parsed.study)
+    return told("studies.tris", _parser().parse_args([parsed.study]), parsed, parsed.study)
 
 
 def _asked(parsed: argparse.Namespace) -> Asked:
@@ -71,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     studies = parser.add_subparsers(dest="study", required=True, metavar="STUDY")
     one = {name: studies.add_parser(name, help=text) for name, text in ABOUT.items()}
     for study in one.values():
-        _training_options(study)
+        study.add_argument("--pair", default=PAIR, help="image-text pair that all start from")
+        training_options(study, "runs/studies/tris")
+        study.add_argument("--first-steps", type=positive, help="of step 1 [the recipe's]")
         study.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     for name in ("steps", "ablations"):
         one[name].add_argument("--limit", type=positive, help="the first N expressions of val")
@@ -84,14 +84,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     one["ablations"].add_argument("--variants", nargs="+", choices=tuple(VARIANTS))
     return parser
-
-
-def _training_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--folder", type=Path, default=Path("runs/studies/tris"))
-    parser.add_argument("--pair", default=PAIR, help="image-text pair that all start from")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--first-steps", type=positive, help="of step 1 [the recipe's]")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
 
 
 if __name__ == "__main__":

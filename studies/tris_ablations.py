@@ -10,20 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from studies.base import Outcome
-from studies.paired import NOTE_SEEDS, differences, summary
+from studies.paired import NOTE_SEEDS
 from studies.tris_runs import (
     BASE,
+    MEASURES,
     PROTOCOLS,
     REFSEG,
     VARIANTS,
     Asked,
-    Scored,
     first_step,
     told_labels,
     told_steps,
     val_scores,
     whole_recipe,
 )
+from studies.weak import ablated, compared
 
 WORST = "lambda 1"
 #: (claim, of, over)
@@ -38,28 +39,21 @@ PAIRS = (
 
 def run(asked: Asked, variants: Sequence[str] = tuple(VARIANTS)) -> Outcome:
     """Train what is not trained yet and score it."""
-    rows, labels = [], set()
-    for seed in asked.seeds:
-        for variant in variants:
-            model = first_step(asked, variant, seed)
-            labels.add(told_labels(asked, model))
-            about = {"variant": variant, "seed": seed, **model.identity()}
-            rows.append({**about, "scores": val_scores(model, asked.limit)})
-    runs = [Scored(row["variant"], row["seed"], row["scores"]) for row in rows]
-    pairs = [pair for pair in PAIRS if set(pair[1:]) <= set(variants)]
-    compared = [
-        {**one, "claim": claim}
-        for claim, of, over in pairs
-        for one in differences(runs, variants, Scored.measures(), [(of, over)])
-    ]
+    done = ablated(
+        variants,
+        asked.seeds,
+        lambda variant, seed: first_step(asked, variant, seed),
+        lambda model: val_scores(model, asked.limit),
+    )
+    rows = [row for _, row in done]
     numbers = {
         "world": Path(whole_recipe(asked, REFSEG, asked.seeds[0]).data.name).name,
         "steps": told_steps(asked)["step 1"],
         "n": rows[0]["scores"]["original"]["n"],
         "rows": rows,
-        "summary": summary(runs, variants, Scored.measures()),
-        "differences": compared,
+        **compared(rows, variants, PAIRS, MEASURES),
         "note": NOTE_SEEDS,
     }
+    labels = "; ".join(sorted({told_labels(asked, model) for model, _ in done}))
     seeds = {"training": list(asked.seeds), "scenes": 0}
-    return Outcome(numbers, PROTOCOLS, ["scenes val"], "; ".join(sorted(labels)), seeds)
+    return Outcome(numbers, PROTOCOLS, ["scenes val"], labels, seeds)

@@ -9,6 +9,7 @@ it were asked for by itself. (MaskCLIP averages many sentences a class; here it 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from refseg.data.collate import collate
-from refseg.data.tokens import load_tokenizer
+from refseg.data.tokens import WordTokenizer, load_tokenizer
 from refseg.data.transforms import PreprocessConfig
 from refseg.errors import ConfigError
 from refseg.methods.tris.response import in_net
@@ -34,8 +35,35 @@ SALIENCY, MASKCLIP = "saliency", "maskclip"
 Look = Callable[[ClipPair, Batch], Tensor]
 
 
-class EncoderAnswers:
-    """`predict(samples)` as a model does: a map of the encoder, and what exceeds its middle.
+class LookAnswers:
+    """`predict(samples)` as a model does: a map of an encoder, and what exceeds its middle.
+
+    labels: what the encoder learned from. look: batch -> a map [B, h, w] of each expression, in any
+    range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        labels: str,
+        tokenizer: WordTokenizer,
+        preprocess: PreprocessConfig,
+        look: Callable[[Batch], Tensor],
+    ) -> None:
+        self.name, self.card = name, {"labels used": labels}
+        self.tokenizer, self.preprocess, self._look = tokenizer, preprocess, look
+
+    @torch.inference_mode()
+    def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
+        """One prediction per sample."""
+        batch = collate(samples, self.tokenizer, self.preprocess, share_images=True)
+        hw = (batch.images.shape[2], batch.images.shape[3])
+        maps = in_net(self._look(batch), hw)
+        return [_answer(*one) for one in zip(maps, batch.geometry, strict=True)]
+
+
+class EncoderAnswers(LookAnswers):
+    """Of an image-text pair.
 
     pair: name or folder. preprocess: how it sees pictures. rule: SALIENCY or MASKCLIP.
     Raises ModelError (no such pair), ConfigError (a pair without ResNet).
@@ -43,20 +71,12 @@ class EncoderAnswers:
 
     def __init__(self, pair: str, preprocess: PreprocessConfig, rule: str) -> None:
         folder = find_encoder(pair)
-        self.name, self.card = rule, {"labels used": encoder_labels(folder)}
-        self.pair, self.preprocess, self._look = read_pair(folder), preprocess, LOOKS[rule]
-        if not isinstance(self.pair.vision, ClipResNet):
+        read = read_pair(folder)
+        if not isinstance(read.vision, ClipResNet):
             raise ConfigError(f"{Path(pair).name} has no maps", remedy="name a pair with a ResNet")
-        words = self.pair.config.text.max_positions
-        self.tokenizer = load_tokenizer(folder, words)
-
-    @torch.inference_mode()
-    def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
-        """One prediction per sample."""
-        batch = collate(samples, self.tokenizer, self.preprocess, share_images=True)
-        hw = (batch.images.shape[2], batch.images.shape[3])
-        maps = in_net(self._look(self.pair, batch), hw)
-        return [_answer(*one) for one in zip(maps, batch.geometry, strict=True)]
+        tokenizer = load_tokenizer(folder, read.config.text.max_positions)
+        look = partial(LOOKS[rule], read)
+        super().__init__(rule, encoder_labels(folder), tokenizer, preprocess, look)
 
 
 def _answer(one: Tensor, geometry: Geometry) -> Prediction:

@@ -26,7 +26,8 @@ from refseg.types import Geometry, Labels, Prediction, Sample
 from studies import kept
 from studies.base import LABELS
 from studies.kept import Scores
-from studies.tris_runs import part_of, scored, stage
+from studies.tris_runs import part_of
+from studies.weak import scored, stage
 
 #: Pictures that are looked at, the first of the split.
 PICTURES = 1_000

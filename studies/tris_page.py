@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from studies.tables import Numbers, percent, points, signed_between, table
+from studies.tables import Numbers, claims, percent, spread, table
 
 Values = Mapping[str, str]
 NAMES = {
@@ -36,7 +36,7 @@ def steps(numbers: Numbers) -> Values:
         "steps": ", ".join(lengths),
         "shown": f"{numbers['pictures']:,}",
         "table": _steps(numbers["summary"]),
-        "differences": _differences(numbers["differences"], where=True),
+        "differences": claims(numbers["differences"], _named, ON),
         "note": str(numbers["note"]),
     }
 
@@ -53,36 +53,12 @@ def _steps(rows: Iterable[Mapping[str, Any]]) -> str:
                 "-" if row["preset"] is None else f"`{row['preset']}`",
                 "-" if row["preset"] is None else str(row["seeds"]),
                 f"{row['n']:,}",
-                *(_spread(row, name) for name in MEASURES),
+                *(spread(row, name) for name in MEASURES),
                 percent(row.get("mIoU tris")),
             )
             for row in ordered
         ),
     )
-
-
-def _spread(row: Mapping[str, Any], name: str) -> str:
-    spread = row[f"{name} spread"]
-    mean = percent(row[name])
-    return (
-        mean if spread is None or row.get("preset", "") is None else f"{mean} ± {percent(spread)}"
-    )
-
-
-def _differences(rows: Iterable[Mapping[str, Any]], where: bool = False) -> str:
-    head = ("claim", "of", "over", *(("measured on",) if where else ()), "measure", "seeds",
-            "points", "95 % interval", "")  # fmt: skip
-    return table(
-        head,
-        (
-            (
-                row["claim"] or "-", _named(row["of"]), _named(row["over"]),
-                *((ON[row["on"]],) if where else ()), row["measure"], str(row["seeds"]),
-                points(row["difference"]), signed_between(row["interval"]), row["verdict"],
-            )
-            for row in rows
-        ),
-    )  # fmt: skip
 
 
 def _named(side: str) -> str:
@@ -94,7 +70,7 @@ def _named(side: str) -> str:
 def ablations(numbers: Numbers) -> Values:
     """Of `studies/text/tris_ablations.md`."""
     rows = (
-        (row["variant"], str(row["seeds"]), *(_spread(row, name) for name in MEASURES))
+        (row["variant"], str(row["seeds"]), *(spread(row, name) for name in MEASURES))
         for row in numbers["summary"]
     )
     return {
@@ -102,7 +78,7 @@ def ablations(numbers: Numbers) -> Values:
         "steps": f"{numbers['steps']:,}",
         "n": f"{numbers['n']:,}",
         "table": table(("step 1 with", "seeds", *MEASURES), rows),
-        "differences": _differences(numbers["differences"]),
+        "differences": claims(numbers["differences"]),
         "note": str(numbers["note"]),
     }
 

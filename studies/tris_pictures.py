@@ -20,7 +20,6 @@ from refseg.data.dataset import ReferDataset
 from refseg.methods.tris.instances import instance_map
 from refseg.methods.tris.refine import RefineSettings
 from refseg.methods.tris.seeds import STRIDE
-from refseg.metrics.iou import mask_counts
 from refseg.models import Model
 from refseg.ops.masks import resize_response
 from refseg.ops.random_walk import walk
@@ -29,17 +28,17 @@ from refseg.recipes.tris_edges import Refiner, read_refiner
 from refseg.recipes.tris_select import Selected, normalised
 from refseg.types import Sample
 from studies.base import Outcome, say
-from studies.plots import Cell, picture_grid
+from studies.plots import Cell, iou, picture_grid, spread, true_mask
 from studies.tris_labels import MaskAnswers, hw_of, training_pictures
 from studies.tris_runs import (
     REFSEG,
     Asked,
     part_of,
-    stage,
     told_labels,
     trained,
     whole_recipe,
 )
+from studies.weak import stage
 
 PICTURE = "tris-steps.png"
 ROWS, AMONG = 6, 60  # expressions that are drawn, evenly among so many pictures
@@ -124,11 +123,6 @@ def run(asked: Asked) -> Outcome:
     return Outcome(numbers, ["original"], where, labels, {"training": seed}, {PICTURE: png})
 
 
-def spread(groups: Sequence[list[int]], count: int) -> list[list[int]]:
-    """So many of them, evenly: no eye has chosen."""
-    return list(groups[:: max(len(groups) // count, 1)])[:count]
-
-
 def steps_of(parts: Parts, data: ReferDataset, group: Sequence[int]) -> Steps:
     """The first sentence of the first ref about an image. group: the image's sentences."""
     entries = [data.entry(row) for row in group]
@@ -189,15 +183,3 @@ def in_px(cells: Maps, hw: tuple[int, ...]) -> Maps:
     """A map on cells of 4 px, [h, w] -> [H, W]."""
     size = (STRIDE * cells.shape[0], STRIDE * cells.shape[1])
     return resize_response(cells, size, "bilinear")[: hw[0], : hw[1]]
-
-
-def true_mask(sample: Sample) -> Mask:
-    """[H, W]."""
-    assert sample.mask is not None
-    return sample.mask
-
-
-def iou(mask: Mask, truth: Mask) -> float:
-    """Of two masks."""
-    both, either = mask_counts(mask, truth)
-    return both / either if either else 1.0

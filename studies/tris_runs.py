@@ -13,24 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refseg.data.dataset import ReferDataset
-from refseg.evaluate import Answers, Options, evaluate_all
 from refseg.recipes.base import Recipe, TrisPart
 from refseg.recipes.catalog import get_recipe
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.runner import run_recipe
-from studies import kept
-from studies.base import open_scenes, say, slug
+from studies import weak
+from studies.base import say, slug
 from studies.kept import Scores, Trained
-from studies.partial_runs import labels_of, named
+from studies.weak import STUDENT_RECIPE, Measures, Scored, stage
 
 PAIR = "clip-scenes"
 REFSEG, PAPER = "refseg", "paper"
 PRESETS: Mapping[str, str] = {REFSEG: "tris_scenes", PAPER: "tris_scenes_paper"}
-STUDENT_RECIPE = "vega_scenes"
 PROTOCOLS = ("original", "tris")
 #: Step 1 of the preset `refseg` with one thing changed. Lambda weighs the classification of texts.
 BASE = "lambda 5"
@@ -42,8 +40,6 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "no calibration": ("tris.response.loss.attract=0", "tris.response.loss.repel=0"),
     "no prompt": ("tris.response.prompt=off",),
 }
-#: What is compared, seed by seed -> the metric; the protocol is that of `value`.
-MEASURES = ("PointIt", "PointM", "mIoU", "oIoU")
 
 
 @dataclass(frozen=True)
@@ -88,21 +84,10 @@ def first_recipe(asked: Asked, variant: str, seed: int) -> Recipe:
 
 
 def student_recipe(asked: Asked, preset: str, seed: int) -> Recipe:
-    """VEGA on a preset's pseudo masks: as many steps of as many expressions as step 2, and the last
-    weights, since nothing may choose among them.
-    """
+    """VEGA on a preset's pseudo masks, as long as step 2; see `studies.weak`."""
+    masks = whole_folder(asked, preset, seed) / "refine" / "data"
     teacher = whole_recipe(asked, preset, seed)
-    settings = [
-        f"data.name={whole_folder(asked, preset, seed) / 'refine' / 'data'}",
-        f"data.train={teacher.data.train}",
-        f"data.per_image={teacher.data.per_image}",
-        "data.evaluate=null",
-        "select=null",
-        f"train.steps={teacher.train.steps}",
-        f"train.batch_size={teacher.train.batch_size}",
-        f"train.seed={seed}",
-    ]
-    return apply_overrides(get_recipe(STUDENT_RECIPE), settings)
+    return weak.student_recipe(get_recipe(STUDENT_RECIPE), teacher, masks, seed)
 
 
 def whole_folder(asked: Asked, preset: str, seed: int) -> Path:
@@ -134,11 +119,6 @@ def student(asked: Asked, preset: str, seed: int) -> Trained:
     return stage(folder, "train")
 
 
-def stage(folder: Path, name: str) -> Trained:
-    """The model that a stage of a run has left, under the run's name."""
-    return named(Trained.at(folder / name), folder)
-
-
 def part_of(recipe: Recipe) -> TrisPart:
     """What the stages of TRIS are told."""
     assert recipe.tris is not None
@@ -147,7 +127,7 @@ def part_of(recipe: Recipe) -> TrisPart:
 
 def told_labels(asked: Asked, run: Trained) -> str:
     """What a model learned from, by its card, without the folder that the pair lies in."""
-    return labels_of(run).replace(asked.pair, Path(asked.pair).name)
+    return weak.told_labels(run, [asked.pair])
 
 
 def told_steps(asked: Asked) -> dict[str, int | None]:
@@ -162,41 +142,19 @@ def told_steps(asked: Asked) -> dict[str, int | None]:
 
 
 def val_scores(run: Trained, limit: int | None) -> Scores:
-    """`scored` on val of scenes; kept beside the run."""
-    data = open_scenes("scenes", "val")
-    key = {"weights": run.weights, "data": data.hash, "limit": limit}
-    key["version"] = kept.SCORES_VERSION
-    name = f"tris-{data.name}-{data.split}-{limit or 'all'}"
-    return kept.kept(run, name, key, lambda: scored(run.load(), data, PROTOCOLS, limit))
+    """Scores on val of scenes; kept beside the run."""
+    return weak.val_scores(run, "tris", PROTOCOLS, limit, run.load)
 
 
-def scored(
-    model: Answers, data: ReferDataset, protocols: tuple[str, ...], limit: int | None = None
-) -> Scores:
-    """Protocol -> how many expressions, metrics, intervals; plain values."""
-    reports = evaluate_all(model, data, protocols, options=Options(limit))
-    names = ("n", "metrics", "intervals")
-    return {one.protocol: {name: one.to_json()[name] for name in names} for one in reports}
-
-
-def value(scores: Scores, measure: str) -> float | None:
+def value(measure: str, row: Scored) -> float | None:
     """A measure: points under `tris` where that was asked, all else under `original`; None where
     there is no such thing (masks without a map do not point).
     """
+    scores = row.scores
     protocol = "tris" if measure.startswith("Point") and "tris" in scores else "original"
     found: Any = scores[protocol]["metrics"].get(measure)
     return found
 
 
-@dataclass(frozen=True)
-class Scored:
-    """A row of a study, as `studies.paired` takes it."""
-
-    variant: str
-    seed: int
-    scores: Scores
-
-    @classmethod
-    def measures(cls) -> dict[str, Any]:
-        """Name -> its value for a row."""
-        return {name: lambda one, name=name: value(one.scores, name) for name in MEASURES}
+#: What is compared, seed by seed.
+MEASURES: Measures = {name: partial(value, name) for name in ("PointIt", "PointM", "mIoU", "oIoU")}

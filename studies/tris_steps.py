@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from refseg.baselines import NAMES, PREFIX, make_baseline
 from refseg.data.dataset import ReferDataset
@@ -24,14 +23,12 @@ from studies.paired import NOTE_SEEDS, differences, summary
 from studies.tris_encoder import MASKCLIP, SALIENCY, EncoderAnswers
 from studies.tris_labels import FIRST, PICTURES, PRMS, PRMS_SURE, REFINED
 from studies.tris_runs import (
+    MEASURES,
     PAPER,
     PRESETS,
     PROTOCOLS,
     REFSEG,
     Asked,
-    Scored,
-    scored,
-    stage,
     student,
     told_labels,
     told_steps,
@@ -39,11 +36,11 @@ from studies.tris_runs import (
     val_scores,
     whole_recipe,
 )
+from studies.weak import Row, Scored, on_each_seed, scored, stage
 
 ONE, TWO, STUDENT = "step 1", "step 2", "student"
 VAL, TRAIN = "val", "train"
 TRIVIAL = NAMES[:2]  # the third looks at annotations
-Row = dict[str, Any]
 #: (claim, of, over), each a step and where it is measured.
 WITHIN = (
     ("D1", (REFINED, TRAIN), (PRMS, TRAIN)),
@@ -140,7 +137,7 @@ def means(rows: Sequence[Row]) -> list[Row]:
     for key in keys:
         mine = [row for row in rows if (row["preset"], row["step"], row["on"]) == key]
         runs = [Scored("", number, row["scores"]) for number, row in enumerate(mine)]
-        (found,) = summary(runs, [""], Scored.measures())
+        (found,) = summary(runs, [""], MEASURES)
         protocols = mine[0]["scores"]
         found["n"] = protocols["original"]["n"]
         if "tris" in protocols:
@@ -157,15 +154,11 @@ def compared(rows: Sequence[Row], presets: Sequence[str], seeds: Sequence[int]) 
     """
     found = []
     for preset in presets:
-        runs = [
-            Scored(f"{row['step']} {row['on']}", seed, row["scores"])
-            for row in rows
-            if row["preset"] in (preset, None)
-            for seed in (seeds if row["seed"] is None else [row["seed"]])
-        ]
+        mine = (row for row in rows if row["preset"] in (preset, None))
+        runs = on_each_seed(mine, lambda row: f"{row['step']} {row['on']}", seeds)
         for claim, of, over in WITHIN:
             pair = (" ".join(of), " ".join(over))
-            told = differences(runs, pair, Scored.measures(), [pair])
+            told = differences(runs, pair, MEASURES, [pair])
             about = {"claim": claim, "on": of[1]}
             sides = {"of": f"{preset}: {of[0]}", "over": _side(preset, over[0])}
             found += [{**one, **about, **sides} for one in told]
@@ -183,6 +176,6 @@ def across(rows: Sequence[Row]) -> list[Row]:
         mine = [row for row in rows if (row["step"], row["on"]) == (step, on)]
         runs = [Scored(f"{row['preset']}: {step}", row["seed"], row["scores"]) for row in mine]
         pair = (f"{REFSEG}: {step}", f"{PAPER}: {step}")
-        told = differences(runs, pair, Scored.measures(), [pair])
+        told = differences(runs, pair, MEASURES, [pair])
         found += [{**one, "claim": "", "on": on} for one in told]
     return found

@@ -352,12 +352,10 @@ def test_a_model_that_may_have_seen_the_judging_images_is_refused() -> None:
 def test_the_command_names_no_machine() -> None:
     words = ["choice", "--real", "/some/where/refcoco_boxes", "--model", "/runs/photos/model"]
     told = photographs.command(photographs._parser().parse_args(words))
-    assert told == "python -m studies.photographs choice --real refcoco_boxes --model model"
+    assert told == "python -m studies.photographs choice --real refcoco_boxes --model photos"
     words = ["written", "--real", "/a/boxes", "--photos", "/a/photos", "--judge", "/runs/j/model"]
     told = photographs.command(photographs._parser().parse_args(words))
-    assert told == (
-        "python -m studies.photographs written --real boxes --photos photos --judge model"
-    )
+    assert told == ("python -m studies.photographs written --real boxes --photos photos --judge j")
 
 
 def test_bad_input_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from studies import (
     tris_pictures,
     tris_runs,
     tris_steps,
+    weak,
 )
 from studies.tris_runs import PAPER, REFSEG, Asked
 from tests.studies.tris_asked import small_asked
@@ -138,7 +139,7 @@ def test_a_ref_without_a_mask_is_wrong(asked: Asked, numbers: dict[str, Any]) ->
     made = tris_labels.MaskAnswers.read(folder / "refine" / "data", "train")
     data = tris_labels.training_pictures(recipe, PICTURES)
     assert not replace(made, row_of={}).mask(data[0]).any()
-    found = tris_runs.scored(replace(made, row_of={}), data, ("original",))
+    found = weak.scored(replace(made, row_of={}), data, ("original",))
     assert found["original"]["metrics"]["mIoU"] == 0
 
 
@@ -148,7 +149,7 @@ def test_before_prms_stands_the_first_sentence(asked: Asked, numbers: dict[str, 
     first, *_ = tris_labels.answers(folder, recipe, data)
     assert isinstance(first, tris_labels.MapAnswers)
     sample = data[data.groups_by_image()[0][0]]
-    own = tris_pictures.own_map(tris_runs.stage(folder, "respond").load(), sample)
+    own = tris_pictures.own_map(weak.stage(folder, "respond").load(), sample)
     np.testing.assert_allclose(first.predict([sample])[0].response, own, atol=1e-4)
 
 
@@ -158,7 +159,7 @@ def test_scores_are_kept(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(tris_runs, "evaluate_all", refuse)
+    monkeypatch.setattr(weak, "evaluate_all", refuse)
     monkeypatch.setattr(tris_steps, "untrained", lambda *_: numbers["rows"][:8])
     again = tris_steps.run(asked, pictures=PICTURES).numbers
     assert through_json(again) == numbers

@@ -23,7 +23,8 @@ from studies import (
     tris_page,
     tris_runs,
 )
-from studies.tris_runs import PAPER, REFSEG, VARIANTS, Asked, Scored
+from studies.tris_runs import PAPER, REFSEG, VARIANTS, Asked
+from studies.weak import Scored
 from tests.studies.tris_asked import small_asked
 
 pytestmark = pytest.mark.usefixtures("small_world")
@@ -141,8 +142,8 @@ def test_ablations_through_the_command(
     text = (tmp_path / "tris_ablations.json").read_text()
     assert str(asked.folder.parent) not in text
     record = json.loads(text)
-    assert record["command"].startswith("python -m studies.tris ablations --pair model --limit 4")
-    assert record["labels"].startswith("text; encoders: model (text)")
+    assert record["command"].startswith("python -m studies.tris ablations --pair pair --limit 4")
+    assert record["labels"].startswith("text; encoders: pair (text)")
     numbers = record["numbers"]
     assert [row["variant"] for row in numbers["summary"]] == ["lambda 1", "lambda 5", "no prompt"]
     pairs = {(row["claim"], row["of"], row["over"]) for row in numbers["differences"]}
@@ -157,7 +158,7 @@ def test_points_are_those_of_the_protocol_where_it_is_asked() -> None:
         "original": {"metrics": {"PointIt": 0.1, "mIoU": 0.2}},
         "tris": {"metrics": {"PointIt": 0.3, "mIoU": 0.4}},
     }
-    measures = Scored.measures()
+    measures = tris_runs.MEASURES
     told = {name: measures[name](Scored("", 0, both)) for name in ("PointIt", "mIoU")}
     assert told == {"PointIt": 0.3, "mIoU": 0.2}
     alone = {"original": both["original"]}
