@@ -154,7 +154,12 @@ def tris_scenes_paper() -> Recipe:
             ),
             train=_small(steps=3_000, batch_size=48),
             edges_train=_small(
-                steps=300, optimiser="sgd", lr=0.1, weight_decay=1e-4, evaluate_every=None
+                steps=300,
+                optimiser="sgd",
+                turn_kernels=False,
+                lr=0.1,
+                weight_decay=1e-4,
+                evaluate_every=None,
             ),
             smooth="lattice",
             edges=EdgeNetConfig(vision=vision),
@@ -213,7 +218,7 @@ def _papers(**changes: Any) -> TrainConfig:
 def _small(**changes: Any) -> TrainConfig:
     """On one core."""
     settings = {
-        "optimiser": "adamw", "lr": 1e-3, "batch_size": 16, "clip_norm": 1.0,
+        "turn_kernels": True, "lr": 2e-3, "batch_size": 16, "clip_norm": 1.0,
         "evaluate_every": 1_000,
     }  # fmt: skip
     return laptop_training(**{**settings, **changes})
