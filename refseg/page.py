@@ -68,7 +68,8 @@ class Page:
             figures = [_figure(*one) for one in pictures]
         else:
             figures = [
-                _figure(*one, _fold(told, more)) for one, more in zip(pictures, inner, strict=True)
+                f"<div>{_figure(*one)}{_fold(told, more)}</div>"
+                for one, more in zip(pictures, inner, strict=True)
             ]
         self._parts.append(f'<div class="gallery">{"".join(figures)}</div>')
 
@@ -92,11 +93,10 @@ class Page:
         )
 
 
-def _figure(png: bytes, caption: str, below: str = "") -> str:
+def _figure(png: bytes, caption: str) -> str:
     source = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
     words = escape(caption)
-    picture = f'<img alt="{words}" src="{source}">'
-    return f"<figure>{picture}<figcaption>{words}</figcaption>{below}</figure>"
+    return f'<figure><img alt="{words}" src="{source}"><figcaption>{words}</figcaption></figure>'
 
 
 def _fold(told: str, pictures: Sequence[Picture]) -> str:

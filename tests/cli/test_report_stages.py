@@ -19,6 +19,8 @@ from PIL import Image
 from refseg import models
 from refseg.data.catalog import open_data
 from refseg.recipes.base import Recipe
+from refseg.recipes.catalog import get_recipe
+from refseg.recipes.opening import open_split, open_to_show
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.pretrain import run_encoder
 from refseg.recipes.provenance import read_recipe
@@ -266,6 +268,23 @@ def test_rows_lie_evenly_among_the_pictures(groups: int, count: int) -> None:
     assert len(found) == min(groups, count)
     if groups > count:
         assert set(np.diff(found)) == {groups // count}
+
+
+# -- what is opened ------------------------------------------------------------------------------
+
+
+def test_what_is_scored_has_all_masks_whatever_was_granted() -> None:
+    granted = ["data.labels=text+box+mask", "data.mask_share=0.1", "select=null"]
+    few = apply_overrides(get_recipe("vega_scenes"), ["data.name=scenes", *granted])
+    texts = apply_overrides(get_recipe("sag_scenes"), ["data.name=scenes"])
+    for recipe in (few, texts):
+        for split in ("train", "val"):
+            shown = open_to_show(recipe, split)
+            assert str(shown.labels) == "text+box+mask"
+            assert len(shown) == len(open_data("scenes", split, Labels()))
+            assert shown[0].mask is not None
+    assert not open_split(few, "val").labels.allows("mask")
+    assert len(open_split(few, "train")) < len(open_to_show(few, "train"))
 
 
 # -- data without masks --------------------------------------------------------------------------
