@@ -98,18 +98,15 @@ def numbered(image: Pixels, masks: Iterable[NDArray[np.bool_]], numbers: Sequenc
     return _write_at(big, places)
 
 
-def answers(image: Pixels, masks: Masks, texts: Sequence[str]) -> Pixels:
-    """`numbered` from 1 on, with what is to be told of each in a strip below, likeliest first."""
-    numbers = range(1, len(masks) + 1)
-    big = numbered(image, masks[::-1], numbers[::-1])  # the likeliest lie on top
-    lines = [f"{number}  {text}" for number, text in zip(numbers, texts, strict=True)]
-    return np.concatenate([big, _captions(lines or ["nothing is found"], big.shape[1], first=1)])
+def captioned(pixels: Pixels, lines: Sequence[str], *, first: int = 0) -> Pixels:
+    """Lines in a strip below a picture, each beside a colour of the palette, from `first` on."""
+    return np.concatenate([pixels, _captions(lines, pixels.shape[1], first=first)])
 
 
-def pointed(image: Pixels, points: NDArray[np.floating], text: str = "") -> Pixels:
+def pointed(image: Pixels, points: NDArray[np.floating]) -> Pixels:
     """The polygon of `points` [P, 2] px and what is around it, its corners numbered in order.
 
-    A cut-out of the image in its proportions, drawn at `overlay`'s size. text: in a strip below.
+    A cut-out of the image in its proportions, drawn at `overlay`'s size.
     """
     import cv2
 
@@ -129,8 +126,7 @@ def pointed(image: Pixels, points: NDArray[np.floating], text: str = "") -> Pixe
     places = [
         ((round(x), round(y)), str(n), colour_of(1)) for n, (x, y) in enumerate(corners + away, 1)
     ]
-    big = _write_at(big, places)
-    return np.concatenate([big, _captions([text], big.shape[1])]) if text else big
+    return _write_at(big, places)
 
 
 def _around(points: NDArray[np.floating], hw: tuple[int, int]) -> tuple[tuple[int, int], float]:
@@ -142,20 +138,15 @@ def _around(points: NDArray[np.floating], hw: tuple[int, int]) -> tuple[tuple[in
     return (int(corner[0]), int(corner[1])), share
 
 
-def heats(image: Pixels, maps: Mapping[str, NDArray[np.float32]]) -> Pixels:
-    """The image under each map [H, W] in 0..1 in turn, one below the other, its name in a strip."""
+def heated(image: Pixels, response: NDArray[np.float32]) -> Pixels:
+    """`heat`, sized as `overlay`."""
     factor = _factor(image.shape[:2])
-    big = _scaled(image, factor)
-    parts = []
-    for name, response in maps.items():
-        parts += [heat(big, _scaled(response, factor)), _captions([name], big.shape[1])]
-    return np.concatenate(parts)
+    return heat(_scaled(image, factor), _scaled(response, factor))
 
 
-def regions(image: Pixels, numbers: NDArray[np.integer], text: str) -> Pixels:
-    """`coloured` with text in a strip below, sized as `overlay`."""
-    big = _scaled(coloured(image, numbers), _factor(image.shape[:2]))
-    return np.concatenate([big, _captions([text], big.shape[1])])
+def regions(image: Pixels, numbers: NDArray[np.integer]) -> Pixels:
+    """`coloured`, sized as `overlay`."""
+    return _scaled(coloured(image, numbers), _factor(image.shape[:2]))
 
 
 def coloured(image: Pixels, numbers: NDArray[np.integer]) -> Pixels:
@@ -217,6 +208,24 @@ def png(pixels: Pixels) -> bytes:
 
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def small_png(pixels: Pixels, side: int) -> bytes:
+    """[H, W, 3] uint8 as the PNG of a page: its longer side `side` px at most, 256 colours at most,
+    so that no picture takes more than about side x side bytes.
+    """
+    import cv2
+    from PIL import Image
+
+    factor = side / max(pixels.shape[:2])
+    if factor < 1:
+        height, width = (max(round(edge * factor), 1) for edge in pixels.shape[:2])
+        pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA))
+    stream = io.BytesIO()
+    # Not by median cut: that takes seconds, and mixes thin lines with what is beside them.
+    small = Image.fromarray(pixels).quantize(256, method=Image.Quantize.FASTOCTREE)
+    small.save(stream, format="PNG", optimize=True)
     return stream.getvalue()
 
 

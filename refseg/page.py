@@ -6,6 +6,8 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
+#: A PNG file's bytes and its caption, whose lines stay lines.
+Picture = tuple[bytes, str]
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -17,8 +19,12 @@ th { border-bottom-width: 2px; } .n { text-align: right; }
 tbody tr:hover { background: var(--soft); }
 .gallery { display: grid; gap: 1rem; }
 .gallery { grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); }
+.inner { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; margin-top: .4rem; }
+.row { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(6.8rem, 1fr); }
+.row { gap: .5rem; margin-bottom: 1rem; overflow-x: auto; font-size: .85rem; }
 figure { margin: 0; } img { max-width: 100%; height: auto; border-radius: 4px; }
-figcaption, .note { font-size: .88rem; opacity: .8; overflow-wrap: anywhere; }
+figcaption, .note { font-size: .88em; opacity: .8; overflow-wrap: anywhere; }
+figcaption { white-space: pre-line; } summary { font-size: .88em; cursor: pointer; }
 pre { background: var(--soft); padding: .8rem; overflow-x: auto; border-radius: 4px; }
 """
 
@@ -51,10 +57,26 @@ class Page:
             f"<tbody>{body}</tbody></table></div>"
         )
 
-    def gallery(self, pictures: Iterable[tuple[bytes, str]]) -> None:
-        """PNG files' bytes with a caption each, side by side."""
-        figures = "".join(_figure(png, caption) for png, caption in pictures)
-        self._parts.append(f'<div class="gallery">{figures}</div>')
+    def gallery(
+        self,
+        pictures: Iterable[Picture],
+        inner: Iterable[Sequence[Picture]] | None = None,
+        told: str = "",
+    ) -> None:
+        """Pictures side by side. inner: of each, more that are shown when `told` is opened."""
+        if inner is None:
+            figures = [_figure(*one) for one in pictures]
+        else:
+            figures = [
+                f"<div>{_figure(*one)}{_fold(told, more)}</div>"
+                for one, more in zip(pictures, inner, strict=True)
+            ]
+        self._parts.append(f'<div class="gallery">{"".join(figures)}</div>')
+
+    def row(self, pictures: Iterable[Picture]) -> None:
+        """Small pictures that belong together, in one line however narrow the window."""
+        figures = "".join(_figure(*one) for one in pictures)
+        self._parts.append(f'<div class="row">{figures}</div>')
 
     def picture(self, png: bytes, caption: str = "") -> None:
         """One PNG file's bytes at its own size."""
@@ -75,6 +97,14 @@ def _figure(png: bytes, caption: str) -> str:
     source = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
     words = escape(caption)
     return f'<figure><img alt="{words}" src="{source}"><figcaption>{words}</figcaption></figure>'
+
+
+def _fold(told: str, pictures: Sequence[Picture]) -> str:
+    """Pictures behind a line of text; nothing where there are none."""
+    if not pictures:
+        return ""
+    figures = "".join(_figure(*one) for one in pictures)
+    return f'<details><summary>{escape(told)}</summary><div class="inner">{figures}</div></details>'
 
 
 def _cell(value: object) -> str:

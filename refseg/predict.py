@@ -27,7 +27,7 @@ from refseg.ops.boxes import box_iou
 from refseg.ops.images import Source, load_image
 from refseg.propose import Proposal, check_proposes, list_proposals
 from refseg.pull.kept import pulled_folder
-from refseg.rank import KEEP, Ranked, check_ranks, ranked
+from refseg.rank import KEEP, Ranked, check_ranks, likeliest
 from refseg.region import Region, RegionLike, read_region
 from refseg.types import Batch, Expression, Prediction, Sample
 
@@ -122,9 +122,7 @@ class Predictor:
         """
         check_ranks(self.model, keep)
         self._need_image()
-        method, batch = self.model.method, self._batch([clean(text)])
-        chances = method.chances(method.answer(self._state, batch))[0].cpu().numpy()
-        return ranked(self.propose(), chances, keep)
+        return likeliest(self.model, self._state, self._batch([clean(text)]), keep)
 
     def describe(
         self, region: RegionLike, *, beams: int = 5, keep: int | None = None, verify: bool = False

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refseg.errors import ConfigError
 from refseg.models import Model
-from refseg.propose import Proposal, unlike
+from refseg.propose import Proposal, list_proposals, unlike
+from refseg.types import Batch
 
 KEEP = 5
 #: Of answers whose masks have this IoU or more, the likeliest is shown: a thing is detected twice.
@@ -48,6 +50,16 @@ def check_ranks(model: Model, keep: int) -> None:
         )
     if keep < 1:
         raise ConfigError(f"{keep} answers are too few", remedy="ask for one or more")
+
+
+def likeliest(model: Model, state: Any, batch: Batch, keep: int) -> tuple[Ranked, ...]:
+    """What the batch's first expression may mean in its image, `ranked`; for a model that `ranks`.
+
+    state: of the image, by the method's `encode_image`.
+    """
+    method = model.method
+    chances = method.chances(method.answer(state, batch))[0].cpu().numpy()
+    return ranked(list_proposals(model, state, batch.geometry[0]), chances, keep)
 
 
 def ranked(

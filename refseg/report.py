@@ -1,65 +1,77 @@
-"""One self-contained HTML page about training runs: curves, scores, differences, cases.
+"""One self-contained HTML page about training runs: curves, scores, differences, cases, steps.
 
 runs = [read_run(Path("runs/a")), read_run(Path("runs/b"))]
 html = report_page(runs, {"a": Scored(reports, cases)})
+
+A run of several stages has a curve for each, and scores for each that leaves a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from refseg import draw
-from refseg.data.dataset import ReferDataset
+from refseg.cases import Case
 from refseg.errors import RunError
-from refseg.evaluate import Answers, Report
+from refseg.evaluate import Report
 from refseg.page import Page
 from refseg.recipes.base import Recipe
 from refseg.recipes.encoders import EncoderRecipe
 from refseg.recipes.provenance import read_recipe
+from refseg.recipes.stages import read_manifest
+from refseg.steps import Steps
 from refseg.train.checkpoint import flatten
 from refseg.train.log import read_log
 
-LOG = Path("train") / "log.jsonl"
-CASES = 4  # pictures of each kind
-CURVES = ("mIoU", "oIoU", "oracle")  # the bound that proposals set, where a method has some
-SHOWN = ("mIoU", "oracle", "oIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9", "PointIt", "consistency")
+#: The bound that proposals set, where a method has some; boxes, where these are all that was seen;
+#: what a frozen image-text model says, where that were texts alone.
+CURVES = ("mIoU", "oIoU", "oracle", "REC@0.5", "margin")
+SHOWN = (
+    "mIoU", "oracle", "oIoU", "Pr@0.5", "Pr@0.7", "Pr@0.9", "PointIt", "PointM", "consistency",
+)  # fmt: skip
+#: What opens to a method's own pictures of an answer.
+WHY = "what the method tells of it"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a stage of a run has left. log: see `refseg.train.log`, empty of what trains nothing.
+
+    model: the folder of its model, if it left one that can be scored. finished: as its manifest
+    says.
+    """
+
+    stage: str
+    log: Sequence[Mapping[str, Any]]
+    model: Path | None
+    finished: bool
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder holds. log: see `refseg.train.log`.
-
-    model: the folder of its model, if finished; an encoder's run has none, nothing to score.
-    """
+    """What a run's folder holds, stage by stage. An encoder's run leaves nothing to score."""
 
     name: str
     folder: Path
     recipe: Recipe | EncoderRecipe
-    log: Sequence[Mapping[str, Any]]
-    model: Path | None
+    parts: Sequence[Part]
 
-
-@dataclass(frozen=True)
-class Case:
-    """One scored expression as a picture (PNG): the mask tinted, the truth outlined."""
-
-    kind: str
-    text: str
-    iou: float
-    png: bytes
+    def called(self, part: Part) -> str:
+        """How the page calls the model of a stage."""
+        return self.name if len(self.parts) == 1 else f"{self.name} ({part.stage})"
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A run's model under several protocols, and its telling cases."""
+    """A stage's model under several protocols, none where there are no masks; and of a run's last
+    model the telling cases.
+    """
 
     reports: Sequence[Report]
-    cases: Sequence[Case]
+    cases: Sequence[Case] = ()
 
 
 def read_run(folder: Path) -> Run:
@@ -67,56 +79,47 @@ def read_run(folder: Path) -> Run:
     if not (folder / "recipe.json").is_file():
         what = "is no run of refseg" if folder.is_dir() else "does not exist"
         raise RunError(f"{folder} {what}", remedy="name the folder given to `refseg train --out`")
-    recipe, model = read_recipe(folder / "recipe.json"), folder / "model"
-    answers = isinstance(recipe, Recipe) and (model / "config.json").is_file()
-    log = read_log(folder / LOG)
-    return Run(folder.resolve().name, folder, recipe, log, model if answers else None)
+    recipe = read_recipe(folder / "recipe.json")
+    stages = recipe.stages if isinstance(recipe, Recipe) else ("train",)
+    parts = [_read_part(folder, stage, scored=isinstance(recipe, Recipe)) for stage in stages]
+    whole = folder / "model"  # the last stage's; it may be all that was kept
+    if isinstance(recipe, Recipe) and parts[-1].model is None and _is_model(whole):
+        parts[-1] = replace(parts[-1], model=whole)
+    return Run(folder.resolve().name, folder, recipe, parts)
 
 
-def telling_cases(model: Answers, dataset: ReferDataset, report: Report) -> list[Case]:
-    """The worst, the middle and the best expressions of a report, asked again for their picture."""
-    order = np.argsort(np.asarray(report.samples["iou"]), kind="stable")
-    count = min(CASES, len(order))
-    middle = max((len(order) - count) // 2, 0)
-    picked = {
-        "worst": order[:count],
-        "middle": order[middle : middle + count],
-        "best": order[::-1][:count],
-    }
-    keys = {report.samples["key"][i] for ranks in picked.values() for i in ranks}
-    row_of = {key: row for row in range(len(dataset)) if (key := dataset.entry(row).key) in keys}
-    return [
-        _case(kind, model, dataset, row_of[report.samples["key"][i]], report.samples["iou"][i])
-        for kind, ranks in picked.items()
-        for i in ranks
-    ]
+def _read_part(folder: Path, stage: str, *, scored: bool) -> Part:
+    own = folder / stage
+    model = own / "model" if scored and _is_model(own / "model") else None
+    return Part(stage, read_log(own / "log.jsonl"), model, read_manifest(own) is not None)
 
 
-def _case(kind: str, model: Answers, dataset: ReferDataset, row: int, iou: float) -> Case:
-    sample = dataset[row]
-    prediction = model.predict([sample])[0]
-    truth = np.zeros_like(prediction.mask) if sample.mask is None else sample.mask
-    return Case(
-        kind, sample.text, iou, draw.png(draw.compare(sample.image, prediction.mask, truth))
-    )
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
 
 
-def report_page(runs: Sequence[Run], scored: Mapping[str, Scored]) -> str:
-    """The page as HTML. scored: run name -> its scores; runs without any are told as unfinished."""
+def report_page(
+    runs: Sequence[Run],
+    scored: Mapping[str, Scored],
+    steps: Mapping[str, Sequence[Steps]] | None = None,
+) -> str:
+    """The page as HTML. scored: what `Run.called` says -> scores; models without any are told as
+    unfinished. steps: run name -> rows of `refseg.steps`, for runs of TRIS.
+    """
     page = Page("Training report" if len(runs) > 1 else f"Training report: {runs[0].name}")
-    page.table(
-        ("run", "recipe", "method", "labels", "steps done", "hours", "scored"),
-        (_summary(run, run.name in scored) for run in runs),
-    )
+    columns = ("run", "recipe", "method", "labels", "stage", "steps done", "hours", "scored")
+    page.table(columns, (_summary(run, part, scored) for run in runs for part in run.parts))
     _curves(page, runs)
     if len(runs) > 1:
         page.heading("What differs")
         _differences(page, runs)
-    if scored:
+    if any(result.reports for result in scored.values()):
         page.heading("Scores, %")
         _scores(page, scored)
     for name, result in scored.items():
         _gallery(page, name, result.cases)
+    for name, rows in (steps or {}).items():
+        _steps(page, name, rows)
     page.heading("Recipes")
     for run in runs:
         page.text(f"{run.name}: {run.recipe.promise}")
@@ -132,49 +135,64 @@ def differences(recipes: Mapping[str, Recipe | EncoderRecipe]) -> list[tuple[str
     return [(key, values) for key, values in told if any(v != values[0] for v in values)]
 
 
-def _summary(run: Run, scored: bool) -> tuple[object, ...]:
-    last = run.log[-1] if run.log else {}
+def _summary(run: Run, part: Part, scored: Mapping[str, Scored]) -> tuple[object, ...]:
+    last = part.log[-1] if part.log else {}
     recipe = run.recipe
     if isinstance(recipe, Recipe):
         method, labels = recipe.method_name, recipe.data.labels
-        told = "yes" if scored else "no model yet"
     else:
-        method, labels, told = f"encoder ({recipe.kind})", recipe.labels, "an encoder has no masks"
-    seconds = max((line.get("seconds", 0.0) for line in run.log), default=0.0)
+        method, labels = f"encoder ({recipe.kind})", recipe.labels
+    seconds = max((line.get("seconds", 0.0) for line in part.log), default=0.0)
     return (
         run.name,
         recipe.name,
         method,
         labels,
-        last.get("step", 0),
-        f"{seconds / 3600:.2f}",
-        told,
+        part.stage,
+        last.get("step", "-"),
+        f"{seconds / 3600:.2f}" if part.log else "-",
+        _is_scored(run, part, scored),
     )
+
+
+def _is_scored(run: Run, part: Part, scored: Mapping[str, Scored]) -> str:
+    if not isinstance(run.recipe, Recipe):
+        return "an encoder has no masks"
+    result = scored.get(run.called(part))
+    if result is not None:
+        return "yes" if result.reports else "no masks to score by"
+    return "leaves no model" if part.finished else "not finished yet"
 
 
 def _curves(page: Page, runs: Sequence[Run]) -> None:
     page.heading("Curves")
-    losses = {run.name: _series(run, "train", "loss", "total") for run in runs}
-    pictures = [_curve(losses, "loss", "total loss", log_y=True)]
-    for metric in _metrics(runs):
-        scores = {run.name: _series(run, "eval", "metrics", metric) for run in runs}
-        pictures.append(_curve(scores, metric, f"{metric} while training"))
-    drawn = [picture for picture in pictures if picture is not None]
-    if drawn:
-        page.gallery((picture, "") for picture in drawn)
+    stages = list(dict.fromkeys(part.stage for run in runs for part in run.parts))
+    drawn = []
+    for stage in stages:
+        logs = {run.name: p.log for run in runs for p in run.parts if p.stage == stage}
+        before = f"{stage}: " if len(stages) > 1 else ""
+        losses = {name: _series(log, "train", "loss", "total") for name, log in logs.items()}
+        drawn += [_curve(losses, "loss", f"{before}total loss", log_y=True)]
+        for metric in _metrics(runs):
+            scores = {name: _series(log, "eval", "metrics", metric) for name, log in logs.items()}
+            drawn += [_curve(scores, metric, f"{before}{metric} while training")]
+    if any(drawn):
+        page.gallery((picture, "") for picture in drawn if picture is not None)
     else:
         page.text("Nothing has been logged yet.")
 
 
 def _metrics(runs: Sequence[Run]) -> list[str]:
     """The metrics worth a curve: `CURVES` of a method's, all of an encoder's."""
-    encoders = [run for run in runs if not isinstance(run.recipe, Recipe)]
-    own = (name for run in encoders for line in run.log for name in line.get("metrics", {}))
+    logs = [part.log for run in runs if not isinstance(run.recipe, Recipe) for part in run.parts]
+    own = (name for log in logs for line in log for name in line.get("metrics", {}))
     return list(dict.fromkeys([*CURVES, *own]))
 
 
-def _series(run: Run, kind: str, group: str, name: str) -> tuple[list[float], list[float]]:
-    lines = [line for line in run.log if line.get("kind") == kind and name in line.get(group, {})]
+def _series(
+    log: Sequence[Mapping[str, Any]], kind: str, group: str, name: str
+) -> tuple[list[float], list[float]]:
+    lines = [line for line in log if line.get("kind") == kind and name in line.get(group, {})]
     return [line["step"] for line in lines], [line[group][name] for line in lines]
 
 
@@ -211,8 +229,18 @@ def _percent(report: Report, metric: str) -> str:
 def _gallery(page: Page, name: str, cases: Sequence[Case]) -> None:
     for kind in dict.fromkeys(case.kind for case in cases):
         page.heading(f"{name}: {kind}")
-        page.gallery(
-            (case.png, f"{case.text} (IoU {100 * case.iou:.1f})")
-            for case in cases
-            if case.kind == kind
-        )
+        own = [case for case in cases if case.kind == kind]
+        pictures = ((case.png, f"{case.text} (IoU {100 * case.iou:.1f})") for case in own)
+        page.gallery(pictures, (case.inner for case in own), WHY)
+
+
+def _steps(page: Page, name: str, rows: Sequence[Steps]) -> None:
+    if not rows:
+        return
+    page.heading(f"{name}: step by step")
+    page.text(
+        "Training expressions, evenly among the first pictures; an answer's IoU is with the truth, "
+        "which nothing learned from."
+    )
+    for row in rows:
+        page.row(panel.cell() for panel in row.panels())

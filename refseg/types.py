@@ -240,9 +240,9 @@ class Prediction:
     protocols with their own threshold or resolution make their mask; None for methods that
     have no such map. empty: the method says that the expression means nothing here.
     polygons: px points [P, 2] float32 each, for methods that predict outlines.
-    maps: inner maps worth looking at, name -> [h, w] float32; "entities" holds numbers of groups,
-    from 0 on, for methods that take an image apart. candidates: [N, h, w] float32
-    probabilities in the net frame of all masks that the method chose from, shared by the
+    maps: inner maps worth looking at, name -> [h, w] float32; "entities" (of groups) and
+    "segments" hold numbers, from 0 on, for methods that take an image apart. candidates: [N, h, w]
+    float32 probabilities in the net frame of all masks that the method chose from, shared by the
     predictions about one image; None for methods that do not choose.
     """
 

@@ -6,13 +6,12 @@ import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refseg import draw
-from refseg.metrics.iou import mask_counts
 from refseg.types import Sample
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ ORANGE, SKY, GREEN, PURPLE, YELLOW, BLUE, RED, GREY = (
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-One = TypeVar("One")
 
 
 @dataclass(frozen=True)
@@ -161,18 +159,7 @@ def picture_grid(
 # -- what is drawn ---------------------------------------------------------------------------------
 
 
-def spread(groups: Sequence[One], count: int) -> list[One]:
-    """So many of them, evenly: no eye has chosen."""
-    return list(groups[:: max(len(groups) // count, 1)])[:count]
-
-
 def true_mask(sample: Sample) -> Mask:
     """[H, W]."""
     assert sample.mask is not None
     return sample.mask
-
-
-def iou(mask: Mask, truth: Mask) -> float:
-    """Of two masks."""
-    both, either = mask_counts(mask, truth)
-    return both / either if either else 1.0

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from refseg import draw
 from refseg.data.dataset import ReferDataset
 from refseg.evaluate import Options, as_asked
-from refseg.explain import GROUPS
 from refseg.models import Model
 from refseg.ops.masks import response_in_px, stretched
+from refseg.steps import iou, spread
 from refseg.types import Prediction, Sample
 from studies.base import Outcome, open_scenes, say
-from studies.plots import Cell, iou, picture_grid, spread, true_mask
+from studies.plots import Cell, picture_grid, true_mask
 from studies.sag_runs import BASE, Asked, told_labels, trained
 
 PICTURE = "sag-entities.png"
@@ -59,7 +59,7 @@ class Gathered:
     def groups(self) -> NDArray[np.int64]:
         """[H, W]: the Gaussian of the entity that has most of each patch."""
         found = response_in_px(
-            self.prediction.maps[GROUPS], self.prediction.geometry, resample="nearest"
+            self.prediction.maps["entities"], self.prediction.geometry, resample="nearest"
         )
         return found.astype(np.int64)
 

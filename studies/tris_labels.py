@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from refseg.data.catalog import open_data
 from refseg.data.dataset import ReferDataset
 from refseg.data.transforms import PreprocessConfig
@@ -22,7 +19,8 @@ from refseg.metrics.protocols import get_protocol
 from refseg.ops.files import sha256_file
 from refseg.recipes.base import Recipe
 from refseg.recipes.tris_select import MAPS, REFS, Selected, select_maps
-from refseg.types import Geometry, Labels, Prediction, Sample
+from refseg.steps import PseudoMasks, hw_of
+from refseg.types import Geometry, Prediction, Sample
 from studies import kept
 from studies.base import LABELS
 from studies.kept import Scores
@@ -57,30 +55,14 @@ class MapAnswers:
 
 
 @dataclass(frozen=True)
-class MaskAnswers:
+class MaskAnswers(PseudoMasks):
     """`predict(samples)`: the masks of a data set that the stage "refine" left.
 
     A ref that it found nothing for has an empty mask, which counts as wrong.
     """
 
-    name: str
-    made: ReferDataset
-    row_of: dict[int, int]
+    name: str = REFINED
     card: dict[str, Any] = field(default_factory=lambda: {"labels used": "text"})
-
-    @classmethod
-    def read(cls, folder: Path, split: str) -> MaskAnswers:
-        """The data set in `folder`."""
-        made = open_data(folder, split, Labels.parse("text+mask"), view="ref")
-        refs = [made.entry(row).ref_row for row in range(len(made))]
-        told = [made.records.extra("refs", ref) for ref in refs]
-        return cls(REFINED, made, {int(one["source_ref_id"]): row for row, one in enumerate(told)})
-
-    def mask(self, sample: Sample) -> NDArray[np.bool_]:
-        """[H, W] px."""
-        row = self.row_of.get(sample.ref_id)
-        found = None if row is None else self.made[row].mask
-        return np.zeros(hw_of(sample), bool) if found is None else found
 
     def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
         """One prediction per sample."""
@@ -132,11 +114,6 @@ def bounds(recipe: Recipe) -> tuple[float, float]:
     seeds do that edges are learned from.
     """
     return get_protocol("tris").threshold, part_of(recipe).seeds.foreground
-
-
-def hw_of(sample: Sample) -> tuple[int, int]:
-    """The picture's size."""
-    return sample.image.shape[0], sample.image.shape[1]
 
 
 def in_place(hw: tuple[int, int]) -> Geometry:

@@ -57,7 +57,7 @@ def predict(
         typer.Option(
             "--explain",
             help="Also draw, for each expression, what it was chosen among, with classes and "
-            "scores, or the method's inner maps.",
+            "scores, or the method's inner maps and the mask.",
         ),
     ] = False,
     device: Device = "auto",

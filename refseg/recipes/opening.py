@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from refseg.data.catalog import converted_store, find_folder, open_data
+from refseg.data.catalog import converted_store, data_info, find_folder, open_data
 from refseg.data.dataset import ReferDataset
 from refseg.data.joined import Items, JoinedDataset
 from refseg.data.leakage import leaked_train_images
@@ -63,6 +63,18 @@ def open_split(
         pixels=data.pixels,
         masked_only=learned and data.few_masks and recipe.labels().allows("mask"),
     )
+
+
+def open_to_show(recipe: Recipe, split: str, *, view: str | None = None) -> ReferDataset:
+    """A split with its boxes and masks, as far as there are any, whatever the recipe grants: for
+    scores and pictures of what has been learned. Nothing that learns or chooses may open data so.
+    """
+    data = recipe.data
+    there = set(data_info(data.name, split_by=data.split_by)["labels"]) & {"box", "mask"}
+    labels = str(Labels(recipe.labels().granted | there))
+    all_of_it = {"labels": labels, "mask_share": None, "mask_refs": None}
+    shown = recipe.model_copy(update={"data": data.model_copy(update=all_of_it)})
+    return open_split(shown, split, view=view)
 
 
 def training_labels(recipe: Recipe) -> Labels:

@@ -58,7 +58,7 @@ def test_large_pictures_are_shrunk(hw: tuple[int, int]) -> None:
     assert draw.compare(image, mask, mask).shape == (height, width, 3)
     assert draw.numbered(image, [mask], [1]).shape == (height, width, 3)
     response = mask.astype(np.float32)
-    assert draw.heats(image, {"response": response}).shape[1] == width
+    assert draw.heated(image, response).shape == (height, width, 3)
 
 
 def test_every_expression_has_its_colour_in_the_strip() -> None:
@@ -100,6 +100,40 @@ def test_png_round_trips() -> None:
     np.testing.assert_array_equal(read, mask * 255)
 
 
+@pytest.mark.parametrize("hw", [(64, 90), (900, 1200), (1, 3000)])
+def test_small_pictures_stay_small(hw: tuple[int, int]) -> None:
+    """However much is in them: noise cannot be packed."""
+    data = draw.small_png(noise(hw), 200)
+    picture = Image.open(io.BytesIO(data))
+    assert max(picture.size) == min(max(hw), 200)
+    assert len(data) < picture.width * picture.height + 2000
+    near = np.asarray(picture.convert("RGB"), float).mean(axis=(0, 1))
+    np.testing.assert_allclose(near, noise(hw).mean(axis=(0, 1)), atol=6)
+
+
+def test_thin_lines_nearly_keep_their_colour() -> None:
+    """In a picture of many more colours than are kept."""
+    rows, columns = np.mgrid[:300, :300]
+    image = np.stack([rows * 0.8, columns * 0.8, (rows + columns) * 0.4], axis=2).astype(np.uint8)
+    for column, colour in enumerate([draw.PAPER, *draw.PALETTE], 1):
+        image[30:60, 30 * column] = colour
+    drawn = np.asarray(Image.open(io.BytesIO(draw.small_png(image, 300))).convert("RGB"))
+    for column, colour in enumerate([draw.PAPER, *draw.PALETTE], 1):
+        assert abs(drawn[30:60, 30 * column].astype(int) - colour).max() <= 40  # median cut: 124
+
+
+def test_what_is_inside_is_below_its_picture() -> None:
+    page = Page("x")
+    more = [[(b"a", "one"), (b"b", "two")], []]
+    page.gallery([(b"png", "first"), (b"png", "second")], more, "inside")
+    _, first, second = re.split("(?:first|second)</figcaption></figure>", page.html())
+    assert first.startswith("<details><summary>inside</summary>")
+    assert re.findall("<figcaption>(.*?)</figcaption>", first) == ["one", "two"]
+    assert second.startswith("</div></div>")  # nothing to open
+    with pytest.raises(ValueError, match="shorter"):
+        page.gallery([(b"png", "first"), (b"png", "second")], more[:1], "inside")
+
+
 def test_heat_is_brighter_where_the_response_is_higher() -> None:
     response = np.tile(np.linspace(0, 1, 50, dtype=np.float32), (20, 1))
     shown = draw.heat(np.full((20, 50, 3), 128, np.uint8), response)
@@ -122,6 +156,8 @@ def everything(text: str) -> str:
     page.code(text)
     page.table((text, "n"), [(text, 1.23456789), ("-", "1,234")])
     page.gallery([(b"png", text)])
+    page.gallery([(b"png", text), (b"png", text)], [[], [(b"png", text)]], text)
+    page.row([(b"png", text)])
     page.picture(b"png", text)
     return page.html()
 
@@ -144,4 +180,4 @@ def test_numbers_stand_to_the_right_and_pictures_are_inside() -> None:
     assert '<td class="n">1,234</td>' in html
     assert '<td class="n">-</td>' in html
     assert "<td>x</td>" in html
-    assert html.count(f"data:image/png;base64,{base64.b64encode(b'png').decode()}") == 2
+    assert html.count(f"data:image/png;base64,{base64.b64encode(b'png').decode()}") == 6

@@ -181,7 +181,7 @@ def test_an_explanation_shows_what_there_is(photo: Path) -> None:
     one = explanation(pixels, replace(told, maps={}))
     assert both is not None
     assert one is not None
-    assert len(both) == 2 * len(one)
+    assert 2 * len(both) == 3 * len(one), "response, CLS similarity, answer"
     assert explanation(pixels, replace(told, maps={}, response=None)) is None
     none = explanation(pixels, told, ())
     assert none is not None

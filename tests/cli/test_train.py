@@ -152,7 +152,7 @@ def test_several_runs_show_what_differs(run: Run, trained: Path, sandbox: Path) 
     assert "<td>train.lr</td>" in page
     assert '<td class="n">0.125</td>' in page
     assert "<td>train.steps</td>" not in page  # the same in both
-    assert "no model yet" in page
+    assert "not finished yet" in page
     assert "&lt;b&gt;5 &amp; 6&lt;/b&gt;" in page
 
 
@@ -179,7 +179,9 @@ def test_the_bound_that_proposals_set_stands_beside_the_scores(run: Run, sandbox
     (folder / "train" / "log.jsonl").write_text(log)
     told, page = page_of(run, folder)
     assert all(0 < score["metrics"]["oracle"] <= 1 for score in told["scores"])
+    assert {score["model"] for score in told["scores"]} == {"chooser (disambiguate_again)"}
     assert "<th>oracle</th>" in page.replace(' class="n"', "")
+    assert len(re.findall(r"<figcaption>1  \w+ \(0\.\d\d\), meant: 0\.\d\d\n2  ", page)) == 12
     assert "oracle %" in run("report", folder, "--limit", "4", "--protocol", "original").stdout
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from refseg import steps
 from refseg.methods.tris.refine import RefineSettings, refine
 from refseg.recipes.base import Recipe
 from refseg.recipes.tris_select import Selected
@@ -149,7 +150,7 @@ def test_before_prms_stands_the_first_sentence(asked: Asked, numbers: dict[str, 
     first, *_ = tris_labels.answers(folder, recipe, data)
     assert isinstance(first, tris_labels.MapAnswers)
     sample = data[data.groups_by_image()[0][0]]
-    own = tris_pictures.own_map(weak.stage(folder, "respond").load(), sample)
+    own = steps.own_map(weak.stage(folder, "respond").load(), sample)
     np.testing.assert_allclose(first.predict([sample])[0].response, own, atol=1e-4)
 
 
@@ -192,11 +193,11 @@ def test_pictures(
 def test_a_row_shows_what_the_run_has_left(asked: Asked, numbers: dict[str, Any]) -> None:
     folder, recipe = finished(asked)
     data = tris_labels.training_pictures(recipe, PICTURES)
-    parts = tris_pictures.Parts.read(folder, recipe)
+    parts = steps.Parts.read(folder, recipe)
     for group in data.groups_by_image():
-        row = tris_pictures.steps_of(parts, data, group)
-        assert len(row.cells()) == 8
-        assert row.told()["text"] == data.entry(group[0]).text
+        row = steps.steps_of(parts, data, group)
+        assert len(tris_pictures.cells(row)) == 8
+        assert tris_pictures.told(row)["text"] == data.entry(group[0]).text
         cut = row.walked > tris_runs.part_of(recipe).refine.background
         np.testing.assert_array_equal(cut, row.pseudo)
         for one in (row.own, row.prms, row.edges, row.walked):
@@ -210,8 +211,8 @@ def test_the_walked_map_is_what_the_mask_is_cut_from(split: bool) -> None:
     response, edge = rng.random((30, 42), np.float32), rng.random((8, 11), np.float32) * 0.9
     displacement = rng.normal(size=(2, 8, 11)).astype(np.float32) * 3
     settings = RefineSettings(steps=4, follow=3, split=split)
-    walked = tris_pictures.walked_map(response, edge, displacement, settings)
+    walked = steps.walked_map(response, edge, displacement, settings)
     (found,) = refine(response[None], edge, displacement, settings, (30, 42))
     np.testing.assert_array_equal(walked > settings.background, found.mask)
     assert found.mask.any()
-    assert not tris_pictures.walked_map(0 * response, edge, displacement, settings).any()
+    assert not steps.walked_map(0 * response, edge, displacement, settings).any()
