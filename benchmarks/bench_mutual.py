@@ -107,9 +107,6 @@ def main() -> None:
     parser.add_argument("--model", metavar="RUN", help="trained weights for writing")
     parser.add_argument("--json", metavar="PATH", help='write one object there ("-": print it)')
     options = parser.parse_args()
-    # For the processes that measure memory: glibc gives back at once what is freed, and what is
-    # told repeats within a MiB. Without it, it varies by a third.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**16))
     told = report(options)
     hand_over(told, show, options.json)
 

@@ -1,7 +1,7 @@
 """Run benchmarks and write one result page each into benchmarks/results/.
 
     python benchmarks/run.py [NAME ...] [--real DIR] [--model RUN]
-    NAME: store, metrics, captions, scenes, vega, mutual, partial_res, tris, photos, precision
+    NAME: store, metrics, captions, scenes, vega, mutual, partial_res, tris, sag, photos, precision
 
 A page holds the command, the machine's class, versions, the date and the table as printed. Quote
 ratios from them: absolute times belong to the machine and its moods.
@@ -35,6 +35,7 @@ BENCHMARKS = {
     "mutual": ("Mutual supervision", ["--real", "{real}"]),
     "partial_res": ("Partial-RES", []),
     "tris": ("TRIS", []),
+    "sag": ("Shatter and Gather", []),
     "photos": ("From a photograph to masks", ["--real", "{real}"]),
     "precision": ("bfloat16 and float32 on this processor", []),
 }

@@ -10,18 +10,15 @@ places apart, by a thousandth of what lies between their highest and lowest.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
+from benchmarks.asked import agree, noise
 from benchmarks.mutual.measuring import Table, compared, gmacs, quietly
 from benchmarks.mutual.selecting import only
-from refseg.data.transforms import PreprocessConfig
 from refseg.methods.tris import Tris, TrisConfig, TrisResponse, TrisResponseConfig
-from refseg.profile import case
 from refseg.recipes.tris import tris_scenes
 from refseg.types import Batch, Prediction
 
@@ -49,7 +46,7 @@ def asking(runs: int = 5) -> dict[str, Table]:
     for title, config, side, hw in sizes:
         method = built(config)
         for count in COUNTS:
-            batch = noise(config, side, hw, images=1, each=count)
+            batch = noise(config.text.vocab_size, config.cut.length, side, hw, [count])
             tables[f"{title}, sentences of an image: {count}"] = measured(method, batch, runs)
     return tables
 
@@ -68,16 +65,6 @@ def measured(method: Asked, batch: Batch, runs: int) -> Table:
     for name, task in tasks.items():
         table[name] |= {"per_second": 1000 * len(batch) / table[name]["ms"], "gmacs": gmacs(task)}
     return table
-
-
-def agree(found: list[Prediction], plain: list[Prediction]) -> None:
-    """Stop the run where two forms differ by more than rounding."""
-    for one, other in zip(found, plain, strict=True):
-        assert one.response is not None
-        assert other.response is not None
-        apart = np.abs(one.response - other.response).max() / np.ptp(other.response)
-        assert apart < 1e-3, f"responses: {apart:.3g} of their range"
-        assert np.mean(one.mask != other.mask) < 1e-4, "masks"
 
 
 # -- the forms -------------------------------------------------------------------------------
@@ -108,20 +95,3 @@ def built(config: Config) -> Asked:
     torch.manual_seed(0)
     method = TrisResponse(config) if isinstance(config, TrisResponseConfig) else Tris(config)
     return method.eval()
-
-
-def noise(config: Config, side: int, hw: tuple[int, int], *, images: int, each: int) -> Batch:
-    """Images of noise and `each` sentences about every one, of random words."""
-    torch.manual_seed(1)
-    base, length, count = case(side, 1), config.cut.length, images * each
-    return replace(
-        base,
-        images=torch.randn(images, 3, side, side),
-        image_of=torch.arange(images).repeat_interleave(each),
-        words=torch.randint(5, config.text.vocab_size, (count, length)),
-        word_mask=torch.arange(length) < torch.randint(4, length, (count, 1)),
-        geometry=(PreprocessConfig(size=side).geometry(hw),) * count,
-        keys=tuple(map(str, range(count))),
-        texts=("noise",) * count,
-        weights=torch.ones(count),
-    )

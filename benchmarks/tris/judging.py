@@ -19,8 +19,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from benchmarks.asked import noise
 from benchmarks.mutual.measuring import Table, compared, same
-from benchmarks.tris.asking import noise
 from refseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from refseg.methods.tris import TrisResponse, TrisResponseConfig
 from refseg.methods.tris.calibrator import Calibrator, calibration
@@ -76,7 +76,8 @@ def judging(runs: int = 5) -> dict[str, Table]:
 def measured(size: Size, runs: int) -> Table:
     methods = made(size)
     hw = (size.side, size.side)
-    batch = with_negatives(noise(size.config, size.side, hw, images=size.images, each=size.each))
+    config, each = size.config, [size.each] * size.images
+    batch = with_negatives(noise(config.text.vocab_size, config.cut.length, size.side, hw, each))
     agree(methods, batch)
     table = compared({name: partial(step, method, batch) for name, method in methods.items()}, runs)
     for row in table.values():
