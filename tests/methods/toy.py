@@ -316,10 +316,13 @@ def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def assert_same(ours: Prediction, theirs: Prediction, tolerance: float = 2e-5) -> None:
-    """Equal up to rounding; a pixel on the threshold may fall to either side."""
+    """Equal up to rounding; a pixel on the threshold may fall to either side, and with it a score
+    that is a mean over the mask.
+    """
     assert ours.geometry == theirs.geometry
     assert ours.empty == theirs.empty
-    np.testing.assert_allclose(ours.score, theirs.score, atol=1e-3)
+    moved = 1e-3 if np.array_equal(ours.mask, theirs.mask) else 5e-3
+    np.testing.assert_allclose(ours.score, theirs.score, atol=moved)
     assert (ours.candidates is None) == (theirs.candidates is None)
     if ours.candidates is not None:
         np.testing.assert_allclose(ours.candidates, theirs.candidates, atol=tolerance)
