@@ -302,14 +302,14 @@ def test_pictures(asked: Asked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert "2 expressions of val" in results._text("sag_pictures", values)
 
 
-@torch.no_grad()
 def test_a_row_shows_how_the_answer_came(asked: Asked) -> None:
     """Against the network's own A_fuse and A_slot, entity by entity."""
     data, model = open_scenes("scenes", "val"), sag_runs.trained(asked, BASE, 0).load()
     rows = sag_pictures.gathered(model, data, sag_pictures.chosen(data))
     for one in rows:
         batch = model.batch([one.sample])
-        outputs = model.method.eval()(batch)
+        with torch.no_grad():
+            outputs = model.method.eval()(batch)
         assert outputs.attention is not None
         fuse, slots = outputs.fuse[0, 0].numpy(), outputs.attention[0, 0].numpy()
         holder = slots.argmax(axis=0).reshape(outputs.hw)
