@@ -22,8 +22,8 @@ class TrainConfig(BaseModel):
     bfloat16 is many times slower.
     optimiser: "adamw", or "muon": matrices step by Muon (orthogonalised momentum, its size matched
     to AdamW's, so that one learning rate serves both), tables, norms, biases and kernels by AdamW.
-    turn_kernels: kernels of convolutions step by Muon too, as matrices of an output channel a row.
     "sgd" steps along the gradient, without momentum (IRNet's heads).
+    turn_kernels: kernels of convolutions step by Muon too, as matrices of an output channel a row.
     amsgrad, eps: of AdamW, of Muon's AdamW part too: divide by the largest second moment so far
     (Reddi et al. 2018); what is added to the divisor.
     lr: base learning rate; warmup: steps of linear rise, or warmup_epochs: epochs of a rise in
@@ -110,6 +110,11 @@ class TrainConfig(BaseModel):
             raise ValueError(f"evaluate_every must be at least 1, not {self.evaluate_every}")
         if self.optimiser == "muon" and self.fsdp:
             raise ValueError("muon turns whole matrices, fsdp cuts them up: use adamw with fsdp")
+        if self.turn_kernels and self.optimiser != "muon":
+            raise ValueError(
+                f"turn_kernels is Muon's, the optimiser is {self.optimiser}: set "
+                "turn_kernels=false, or optimiser=muon"
+            )
         if any(not 0 < at < 1 for at in self.step_at):
             raise ValueError(f"step_at holds fractions of the run in 0..1, not {self.step_at}")
         if self.warmup_epochs and self.epochs is None:

@@ -310,7 +310,8 @@ def test_encoders_are_the_runs_that_they_were() -> None:
     ],
 )
 def test_what_came_later_is_a_part_of_a_run_with_it(setting: str, key: str, recipe: Recipe) -> None:
-    base = apply_overrides(recipe, ["select=null", "train.steps=null", "train.epochs=1"])
+    free = ["select=null", "train.steps=null", "train.epochs=1", "train.optimiser=muon"]
+    base = apply_overrides(recipe, free)
     told: Any = identity(apply_overrides(base, [setting]))
     for part in key.split("."):
         told = told[part]

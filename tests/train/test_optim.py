@@ -76,6 +76,12 @@ def test_kernels_are_turned_where_that_is_asked() -> None:
     assert taken == {"linear.weight", "slow.weight", "conv.weight"}
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_what_turns_nothing_turns_no_kernels(optimiser: str) -> None:
+    with pytest.raises(ValidationError, match="turn_kernels=false"):
+        config(optimiser=optimiser, turn_kernels=True)
+
+
 def test_a_kernel_steps_as_the_matrix_of_its_output_channels() -> None:
     """Also one whose gradient has another layout, as channels last leave it."""
     torch.manual_seed(0)
