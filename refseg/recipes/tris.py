@@ -121,7 +121,14 @@ def tris_scenes() -> Recipe:
     # Several texts of an image together: they are no negatives of each other here.
     data = base.data.model_copy(update={"per_image": 4, "view": "sentence"})
     fewer = {"batch_size": 16}
-    tris = base.tris.model_copy(update={"train": base.tris.train.model_copy(update=fewer)})
+    # The calibrator works as much as where each image comes with one text.
+    loss = base.tris.response.loss.model_copy(update={"judged": "images"})
+    tris = base.tris.model_copy(
+        update={
+            "train": base.tris.train.model_copy(update=fewer),
+            "response": base.tris.response.model_copy(update={"loss": loss}),
+        }
+    )
     train = base.train.model_copy(update=fewer)
     return base.model_copy(update={"data": data, "train": train, "tris": tris})
 
@@ -145,14 +152,14 @@ def tris_scenes_paper() -> Recipe:
         weights=WeightsConfig(
             vision="clip-scenes", text="clip-scenes", calibrator="clip-scenes", edges="clip-scenes"
         ),
-        train=_small(steps=3_000, batch_size=48),
+        train=_small(steps=1_500, batch_size=24),
         select="margin",
         stages=ORDER,
         tris=TrisPart(
             response=TrisResponseConfig(
                 vision=vision, text=text, cut=CutConfig(length=24), width=128
             ),
-            train=_small(steps=3_000, batch_size=48),
+            train=_small(steps=1_500, batch_size=24),
             edges_train=_small(
                 steps=300,
                 optimiser="sgd",
@@ -219,6 +226,6 @@ def _small(**changes: Any) -> TrainConfig:
     """On one core."""
     settings = {
         "turn_kernels": True, "lr": 2e-3, "batch_size": 16, "clip_norm": 1.0,
-        "evaluate_every": 1_000,
+        "evaluate_every": 500,
     }  # fmt: skip
     return laptop_training(**{**settings, **changes})

@@ -60,6 +60,9 @@ class ResponseLossConfig(MethodConfig):
     clamp_repel: keep 1 - cosine of a negative away from 0 as that of the positive is.
     own_pixels: the calibrator sees pixels normalised as those it learned from; False hands it the
         encoder's, as the released code does.
+    judged: which texts the calibrator is asked about: all "texts", or of those about one image the
+        first of the batch alone ("images"), which is as much work as in the released code, whose
+        images come with one text each; the same there.
     """
 
     classification: float = Field(default=5.0, ge=0)
@@ -68,6 +71,7 @@ class ResponseLossConfig(MethodConfig):
     others: Literal["all", "distinct"] = "all"
     clamp_repel: bool = False
     own_pixels: bool = False
+    judged: Literal["texts", "images"] = "texts"
 
     @property
     def calibrated(self) -> bool:

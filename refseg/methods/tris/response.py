@@ -174,13 +174,15 @@ class TrisResponse(nn.Module):
         total = config.classification * terms["classification"]
         if config.calibrated:
             rows = torch.arange(len(batch), device=responses.device)
-            own = responses[batch.image_of, :, rows].view(-1, *outputs.hw)
-            terms["attract"], terms["repel"] = self._calibrated(own, batch)
+            if config.judged == "images":
+                rows = first_of_each(batch.image_of)
+            own = responses[batch.image_of[rows], :, rows].view(-1, *outputs.hw)
+            terms["attract"], terms["repel"] = self._calibrated(own, batch, rows)
             total = total + config.attract * terms["attract"] + config.repel * terms["repel"]
         return {**terms, "total": total}
 
-    def _calibrated(self, own: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """L_pos and L_neg of own response logits [B, h, w]."""
+    def _calibrated(self, own: Tensor, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """L_pos and L_neg of the own response logits [R, h, w] of the texts `rows` [R]."""
         judge = self._calibrator
         if judge is None:
             raise ConfigError(
@@ -189,15 +191,15 @@ class TrisResponse(nn.Module):
                 "method.loss.repel=0",
             )
         shown = in_net(own, (batch.images.shape[2], batch.images.shape[3])).sigmoid()
-        seen = judge.seen(batch.images[batch.image_of], shown)
-        texts = judge.texts(*self.text.cut_for_judge(batch.words, batch.word_mask))
+        seen = judge.seen(batch.images[batch.image_of[rows]], shown)
+        texts = judge.texts(*self.text.cut_for_judge(batch.words[rows], batch.word_mask[rows]))
         others = None
         if batch.negatives is not None and batch.negative_mask is not None:
-            flat = self.text.cut_for_judge(
-                batch.negatives.flatten(0, 1), batch.negative_mask.flatten(0, 1)
-            )
-            others = judge.texts(*flat).view(*batch.negatives.shape[:2], -1)
-        return calibration(seen, texts, others, batch.weights, clamp=self.config.loss.clamp_repel)
+            negatives, real = batch.negatives[rows], batch.negative_mask[rows]
+            flat = self.text.cut_for_judge(negatives.flatten(0, 1), real.flatten(0, 1))
+            others = judge.texts(*flat).view(*negatives.shape[:2], -1)
+        clamp = self.config.loss.clamp_repel
+        return calibration(seen, texts, others, batch.weights[rows], clamp=clamp)
 
     # -- answering -----------------------------------------------------------------------------
 
@@ -216,6 +218,15 @@ class TrisResponse(nn.Module):
         groups += split_decay("new", new)
         check_groups(self, groups)
         return groups
+
+
+def first_of_each(image_of: Tensor) -> Tensor:
+    """[I] int64: the first row of image_of [B] that is about each image, in the order of images."""
+    count = len(image_of)
+    images = int(image_of.max()) + 1
+    rows = torch.arange(count, device=image_of.device)
+    first = torch.full((images,), count, device=image_of.device)
+    return first.scatter_reduce(0, image_of, rows, "amin")
 
 
 def in_net(logits: Tensor, net_hw: HW) -> Tensor:

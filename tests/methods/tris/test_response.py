@@ -13,7 +13,7 @@ from torch import Tensor
 from refseg.errors import ConfigError
 from refseg.methods.tris import TrisResponse, TrisResponseConfig
 from refseg.methods.tris.config import CutConfig, ResponseLossConfig
-from refseg.methods.tris.response import ResponseOutputs
+from refseg.methods.tris.response import ResponseOutputs, first_of_each
 from refseg.types import Batch
 from tests.methods.toy import toy_batch, toy_samples
 from tests.methods.tris.toys import response_config, toy_calibrator, with_negatives
@@ -160,6 +160,32 @@ def test_calibration_of_one_text_reaches_others_only_through_the_prompt() -> Non
         ].backward()
         assert sentences.grad is not None
         assert bool(sentences.grad[1:].abs().sum() > 1e-7) == leaks, prompt
+
+
+def test_one_text_of_each_image_may_be_calibrated() -> None:
+    """As if the batch held the first text of each image alone; the same where each has one."""
+    batch = replace(batch_of_four(), weights=torch.tensor([1.0, 2, 3, 4]))
+    rows = first_of_each(batch.image_of)
+    known = [batch.image_of.tolist().index(image) for image in range(len(batch.images))]
+    assert rows.tolist() == known
+    assert len(known) < len(batch)
+    found = {}
+    for judged in ("texts", "images"):
+        loss = ResponseLossConfig(judged=judged, clamp_repel=True)  # type: ignore[arg-type]
+        method = made(prompt="words", loss=loss)
+        with torch.no_grad():
+            outputs = method(batch)
+            found[judged] = method.loss(outputs, batch)
+            own = method.responses(outputs)[batch.image_of, :, torch.arange(4)].view(
+                -1, *outputs.hw
+            )
+            parts = [method._calibrated(own[[row]], batch, torch.tensor([row])) for row in known]
+    shares = batch.weights[known] / batch.weights[known].sum()
+    for place, term in enumerate(("attract", "repel")):
+        literal = sum(float(shares[n]) * float(part[place]) for n, part in enumerate(parts))
+        assert float(found["images"][term]) == pytest.approx(literal, rel=1e-4)
+        assert float(found["texts"][term]) != pytest.approx(literal, rel=1e-4)
+    assert torch.equal(found["images"]["classification"], found["texts"]["classification"])
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
