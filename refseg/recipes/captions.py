@@ -79,8 +79,11 @@ def _read(text: str) -> dict[int, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class PairBatches:
-    """make_batch(indices, epoch) for the loop: each picture with one of its captions, mirrored by
-    the chance `mirror`, both drawn by (seed, epoch, index). No caption tells sides.
+    """make_batch(indices, epoch) for the loop: each picture with one text, mirrored by the chance
+    `mirror`, both drawn by (seed, epoch, index). No caption tells sides.
+
+    most: a text is one to so many captions of the picture, "... and ...": one alone ("two shiny
+    objects") fits many pictures. How many, which and in what order is drawn.
     """
 
     pictures: Captioned
@@ -88,13 +91,13 @@ class PairBatches:
     preprocess: PreprocessConfig
     mirror: float
     seed: int
+    most: int = 1
 
     def __call__(self, indices: list[int], epoch: int) -> PairBatch:
         images, texts = self.pictures.images[indices].copy(), []
         for row, index in enumerate(indices):
             rng = np.random.default_rng([self.seed, epoch, index])
-            own = self.pictures.captions[index]
-            texts.append(own[int(rng.integers(len(own)))])
+            texts.append(self._text(self.pictures.captions[index], rng))
             if rng.random() < self.mirror:
                 images[row] = images[row, :, ::-1]
         encoded = self.tokenizer.encode(texts)
@@ -103,6 +106,12 @@ class PairBatches:
             torch.from_numpy(encoded.words),
             torch.from_numpy(encoded.mask),
         )
+
+    def _text(self, captions: tuple[str, ...], rng: np.random.Generator) -> str:
+        if self.most == 1:
+            return captions[int(rng.integers(len(captions)))]
+        count = int(rng.integers(min(self.most, len(captions)))) + 1
+        return " and ".join(captions[place] for place in rng.permutation(len(captions))[:count])
 
 
 @dataclass(frozen=True)

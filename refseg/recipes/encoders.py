@@ -103,7 +103,8 @@ class EncoderRecipe(Part):
     vision, text, proposals, pair, vit: the encoder of each kind. zoom: chance that a picture is
     enlarged up to `most` times around one of its objects, and mirrored ("objects"). hide: share of
     words hidden, at least one an expression ("words"). mirror: chance that a picture is mirrored
-    ("proposals", "pairs", "attributes"). start: where the backbone's weights come from
+    ("proposals", "pairs", "attributes"). captions: how many of a picture's captions are read as one
+    text at most, drawn ("pairs"). start: where the backbone's weights come from
     ("proposals"); None is random weights.
     """
 
@@ -123,6 +124,7 @@ class EncoderRecipe(Part):
     most: float = Field(default=2.2, gt=1)
     hide: float = Field(default=0.25, gt=0, lt=1)
     mirror: float = Field(default=0.5, ge=0, le=1)
+    captions: int = Field(default=1, ge=1)
     train: TrainConfig
 
     @property
@@ -236,6 +238,7 @@ def clip_scenes() -> EncoderRecipe:
         kind="pairs",
         data=EncoderData(name="scenes@12000"),
         tokens=TokenConfig(vocabulary=700, max_words=64),
+        captions=3,
         train=laptop_training(
             steps=2_000, batch_size=64, lr=3e-3, turn_kernels=True, ema=None, evaluate_every=500,
         ),

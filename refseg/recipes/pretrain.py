@@ -306,7 +306,7 @@ def _pairs(recipe: EncoderRecipe) -> _Job:
     texts = [dataset.entry(row).text for row in range(len(dataset))]
     texts += [caption for captions in pictures.captions for caption in captions]
     tokenizer = _pieces(recipe, texts, recipe.pair.text.vocab_size, "pair.text.vocab_size")
-    batches = PairBatches(pictures, tokenizer, prepare, recipe.mirror, seed)
+    batches = PairBatches(pictures, tokenizer, prepare, recipe.mirror, seed, recipe.captions)
     learner, evaluation = PairLearner(recipe.pair), None
     if data.evaluate is not None:
         held_out = read_captioned(data.name, data.evaluate, prepare, data.evaluate_limit)

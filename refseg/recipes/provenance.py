@@ -47,7 +47,7 @@ _LATER: dict[str, dict[str, Any]] = {
     "weights": {"rec": None, "calibrator": None, "edges": None, "respond": None},
 }
 #: Groups of an encoder's recipe that came later -> the one kind that reads them.
-_OF_KIND = {"pair": "pairs", "vit": "attributes"}
+_OF_KIND = {"pair": "pairs", "captions": "pairs", "vit": "attributes"}
 
 
 def identity(recipe: BaseModel) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -119,3 +120,22 @@ def test_the_exported_pair_says_what_its_pixels_were(world: Path, tmp_path: Path
 def test_captions_longer_than_the_table_are_refused(world: Path) -> None:
     with pytest.raises(ConfigError, match=r"pair\.text\.max_positions only 48"):
         apply_overrides(small_pair(world), ["tokens.max_words=60"])
+
+
+def test_captions_of_a_picture_may_be_read_together(world: Path) -> None:
+    """One to three of its own, each at most once, in any order; the rest of the draw is as ever."""
+    pictures = read_captioned(str(world), "train", NET, 1)
+    texts = list(pictures.captions[0])
+    assert len(texts) == 3
+    tokens = train_wordpiece([*texts, "and"], size=300, max_words=200)
+    batches = PairBatches(pictures, tokens, NET, 0.0, 0, most=3)
+    orders = [order for count in (1, 2, 3) for order in permutations(texts, count)]
+    allowed = {tokens.decode(tokens.encode([" and ".join(order)]).words[0]) for order in orders}
+    found = []
+    for epoch in range(60):
+        batch = batches([0], epoch)
+        found.append(tokens.decode(batch.words[0][batch.word_mask[0]].tolist()))
+    assert set(found) <= allowed
+    assert len(set(found)) > 10  # of 15
+    alone = {tokens.decode(tokens.encode([text]).words[0]) for text in texts}
+    assert 10 < sum(text in alone for text in found) < 30  # a third

@@ -194,7 +194,10 @@ def test_choosing_by_masks_needs_masks_and_is_told(recipe: Recipe, tmp_path: Pat
 # -- what is refused -----------------------------------------------------------------------------
 
 
-def test_absent_weights_are_refused(world: Path, tmp_path: Path) -> None:
+def test_absent_weights_are_refused(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refseg.models.BUNDLED", tmp_path)
     recipe = apply_overrides(get_recipe("sag_scenes"), [f"data.name={world}"])
     with pytest.raises(ModelError, match="vit-scenes is not in this installation") as caught:
         find_starts(recipe.weights)

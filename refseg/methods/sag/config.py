@@ -31,6 +31,9 @@ class SlotsConfig(MethodConfig):
     interaction: whether the slots of a group hear each other after each aggregation, with
         `interaction_heads` heads.
     drop: dropout of both blocks while training.
+    apart: deviation that the means of entity slots' Gaussians are drawn with at the start; None is
+        the released code's, sqrt(2 / (D (K_g + 1))), 0.014 as published: a slot's noise hides its
+        group, slots share every patch alike, and leave that state after very many steps.
     """
 
     kind: Literal["entity", "random", "query"] = "entity"
@@ -44,6 +47,7 @@ class SlotsConfig(MethodConfig):
     interaction: bool = True
     interaction_heads: int = Field(default=4, ge=1)
     drop: float = Field(default=0.1, ge=0, lt=1)
+    apart: float | None = Field(default=None, gt=0)
 
     @property
     def count(self) -> int:

@@ -24,7 +24,8 @@ class FirstSlots(nn.Module):
 
     entity: mu_g + exp(s_g / 2) eps, s a log-variance that starts near ln(1 / D), so that a slot's
     noise starts with length 1 and slots of a group are as far from each other as from others.
-    random: mu + exp(s) eps of one Gaussian, its deviation near 1. query: K vectors, no noise.
+    `config.apart` draws their means wider. random: mu + exp(s) eps of one Gaussian, its deviation
+    near 1. query: K vectors, no noise.
     """
 
     def __init__(self, config: SlotsConfig, width: int) -> None:
@@ -41,6 +42,8 @@ class FirstSlots(nn.Module):
         if config.kind == "entity":
             with torch.no_grad():
                 self.spread.add_(math.log(1 / width))
+                if config.apart is not None:
+                    self.mean.normal_(std=config.apart)
 
     def forward(self, noise: Tensor) -> Tensor:
         """Raises ConfigError for noise of another number of slots."""

@@ -41,6 +41,7 @@ FLIPS: dict[str, tuple[Any, ...]] = {
     "slots.groups": (2,),
     "slots.per_group": (3,),
     "slots.iterations": (1, 5),
+    "slots.apart": (1.0,),
     "slots.heads": (4,),
     "slots.head_width": (8,),
     "slots.mlp_factor": (1.0,),

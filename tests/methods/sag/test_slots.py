@@ -35,6 +35,17 @@ def test_entity_slots_start_as_in_the_released_code() -> None:
     assert float(same) == pytest.approx(2**0.5, abs=0.15)
 
 
+def test_means_may_start_far_apart() -> None:
+    """As the switch says; the noise as ever, and so are random slots, which have one mean."""
+    torch.manual_seed(0)
+    config = SlotsConfig(groups=12, per_group=3, apart=2.0)
+    first = FirstSlots(config, WIDTH)
+    assert float(first.mean.std()) == pytest.approx(2.0, rel=0.05)
+    assert float((first.spread / 2).exp().mean()) == pytest.approx(WIDTH**-0.5, rel=0.05)
+    one = FirstSlots(config.model_copy(update={"kind": "random"}), WIDTH)
+    assert one.mean.abs().max() < 0.2
+
+
 def test_random_slots_are_of_one_gaussian_that_is_not_shrunk() -> None:
     torch.manual_seed(0)
     first = FirstSlots(SlotsConfig(kind="random"), WIDTH)
