@@ -227,9 +227,10 @@ def clip_scenes() -> EncoderRecipe:
     """A small CLIP that tells which caption goes with which of 8,400 rendered pictures.
 
     Command: refseg train clip_scenes --out runs/clip_scenes
-    Hardware: one CPU core, about an hour (1.8 s a step). Labels used: text, and of that only
-    captions of whole pictures. 15 of 100 held-out captions find their own picture first; many fit
-    several ("three balls").
+    Hardware: one CPU core, about an hour (2 s a step). Labels used: text, and of that only
+    captions of whole pictures. 14 of 100 held-out captions find their own picture first; many fit
+    several ("three balls"). Up to three of a picture are read together, which fit few: with one at
+    a time as many are found, and MaskCLIP's maps point half as well (docs/log.md).
 
     It stands for CLIP's weights where a method may see no label but texts: TRIS starts from it.
     """
