@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from refseg.data.dataset import ReferDataset
 from refseg.errors import RunError
@@ -25,11 +26,15 @@ from refseg.methods.tris.response import TrisResponse, in_net
 from refseg.models import Model
 from refseg.ops.files import atomic_path, atomic_write_json
 from refseg.ops.masks import response_in_px
-from refseg.types import Geometry
+from refseg.types import Batch, Geometry
 
 MAPS, REFS = "maps.npy", "refs.json"
 #: Added to the maximum that a map is divided by, as released.
 EPSILON = 1e-5
+#: Sentences that are answered together, of whole images.
+TOGETHER = 32
+#: Ref id, which of its sentences was chosen, its score, its logits [h, w].
+_Found = tuple[int, int, float, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -107,10 +112,12 @@ def select_maps(
     model.method.eval()
     wanted = set(range(len(dataset)) if rows is None else rows)
     groups = [group for group in dataset.groups_by_image() if not wanted.isdisjoint(group)]
-    found: list[tuple[int, int, float, NDArray[np.float32]]] = []
-    for done, group in enumerate(groups, start=1):
-        asked = [one for one in _numbered(dataset, group) if one.row in wanted]
-        found += _of_image(model, calibrator, dataset, asked)
+    asked = [[one for one in _numbered(dataset, rows) if one.row in wanted] for rows in groups]
+    found: list[_Found] = []
+    done = 0
+    for images in _together(asked):
+        found += _of_images(model, calibrator, dataset, [one for rows in images for one in rows])
+        done += len(images)
         progress(done, len(groups))
     ref_ids, sentence, scores, maps = zip(*found, strict=True)
     return Selected(np.stack(maps), ref_ids, sentence, scores)
@@ -135,28 +142,49 @@ def _numbered(dataset: ReferDataset, rows: Iterable[int]) -> list[_Sentence]:
     return found
 
 
-def _of_image(
+def _together(images: list[list[_Sentence]]) -> Iterator[list[list[_Sentence]]]:
+    """Images in order, as many at a time as have `TOGETHER` sentences at most, one at least."""
+    taken: list[list[_Sentence]] = []
+    for rows in images:
+        if taken and sum(map(len, taken)) + len(rows) > TOGETHER:
+            yield taken
+            taken = []
+        taken.append(rows)
+    if taken:
+        yield taken
+
+
+def _of_images(
     model: Model, calibrator: Calibrator | None, dataset: ReferDataset, asked: list[_Sentence]
-) -> list[tuple[int, int, float, NDArray[np.float32]]]:
-    """(ref id, chosen sentence, score, logits) of the refs about one image."""
+) -> list[_Found]:
+    """What is found for the refs that sentences are about, images encoded and judged together."""
     method = model.method
     assert isinstance(method, TrisResponse)
     samples = dataset.samples([one.row for one in asked])
     batch = model.batch(samples, share_images=True).to(model.device)
     logits = method.own(method(batch))
-    shown = weighted_map(
-        in_net(logits, (batch.images.shape[2], batch.images.shape[3])), method.config.select_map
-    )
     refs: dict[int, list[int]] = {}
     for place, one in enumerate(asked):
         refs.setdefault(one.ref_id, []).append(place)
-    told = []
-    for ref_id, places in refs.items():
-        best, score = 0, 0.0
-        if calibrator is not None:
-            texts = method.text.cut_for_judge(batch.words[places], batch.word_mask[places])
-            best, scores = choose(calibrator, batch.images[0], shown[places], *texts)
-            score = float(scores[best])
-        chosen = places[best]
-        told.append((ref_id, asked[chosen].number, score, logits[chosen].cpu().numpy()))
-    return told
+    best, scores = dict.fromkeys(refs, 0), dict.fromkeys(refs, 0.0)
+    if calibrator is not None:
+        seen, texts = _judged(method, calibrator, logits, batch)
+        for ref_id, places in refs.items():
+            best[ref_id], of_maps = choose(seen[places], texts[places])
+            scores[ref_id] = float(of_maps[best[ref_id]])
+    kept = logits.cpu().numpy()
+    chosen = {ref_id: places[best[ref_id]] for ref_id, places in refs.items()}
+    return [
+        (ref_id, asked[place].number, scores[ref_id], kept[place])
+        for ref_id, place in chosen.items()
+    ]
+
+
+def _judged(
+    method: TrisResponse, calibrator: Calibrator, logits: Tensor, batch: Batch
+) -> tuple[Tensor, Tensor]:
+    """What each map [h, w] leaves of its image, and each text, as the judge knows them: [B, E]."""
+    size = (batch.images.shape[2], batch.images.shape[3])
+    shown = weighted_map(in_net(logits, size), method.config.select_map)
+    seen = calibrator.seen(batch.images[batch.image_of], shown)
+    return seen, calibrator.texts(*method.text.cut_for_judge(batch.words, batch.word_mask))

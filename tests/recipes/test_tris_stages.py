@@ -14,9 +14,12 @@ import torch
 from refseg import models
 from refseg.data.catalog import open_data, open_records
 from refseg.errors import ConfigError, LabelsError, ModelError, RefsegError, RunError
+from refseg.methods.tris.calibrator import weighted_map
+from refseg.methods.tris.response import in_net
 from refseg.nn.clip_weights import read_pair
 from refseg.recipes import tris_edges
 from refseg.recipes.base import Recipe, WeightsConfig
+from refseg.recipes.judging import open_calibrator
 from refseg.recipes.overrides import apply_overrides
 from refseg.recipes.pretrain import run_encoder
 from refseg.recipes.runner import run_recipe
@@ -115,6 +118,32 @@ def test_a_map_is_the_models_own_answer(whole: Path, world: Path) -> None:
     with torch.inference_mode():
         own = model.method.own(model.method(batch))[0]
     np.testing.assert_allclose(selected.maps[3], own.numpy(), atol=1e-4)
+
+
+def test_prms_is_that_of_each_ref_by_itself(whole: Path, world: Path, recipe: Recipe) -> None:
+    """Images are answered and judged together; here each sentence alone."""
+    model = models.load(whole / "respond" / "model")
+    selected, judge = Selected.read(whole / "select"), open_calibrator(response_recipe(recipe))
+    data = open_data(world, "train", Labels())
+    method, several = model.method, 0
+    for ref_id, number, score in zip(
+        selected.ref_ids[:20], selected.sentence, selected.scores, strict=False
+    ):
+        seen, texts = [], []
+        for row in (row for row in range(len(data)) if data.entry(row).ref_id == ref_id):
+            batch = model.batch([data[row]])
+            with torch.inference_mode():
+                logits = method.own(method(batch))
+                shown = weighted_map(in_net(logits, (64, 64)), method.config.select_map)
+                seen.append(judge.seen(batch.images, shown)[0])
+                texts.append(
+                    judge.texts(*method.text.cut_for_judge(batch.words, batch.word_mask))[0]
+                )
+        told = [sum(float(one @ text) for text in texts) for one in seen]
+        assert score == pytest.approx(max(told), abs=1e-4)
+        assert told[number] == pytest.approx(max(told), abs=1e-4)
+        several += len(told) > 1
+    assert several > 5
 
 
 def test_pseudo_masks_are_an_ordinary_data_set(whole: Path, world: Path) -> None:

@@ -142,16 +142,13 @@ def weighted_map(logits: Tensor, how: Literal["relu", "sigmoid"]) -> Tensor:
     return logits.relu() if how == "relu" else logits.sigmoid()
 
 
-def choose(
-    calibrator: Calibrator, image: Tensor, maps: Tensor, words: Tensor, word_mask: Tensor
-) -> tuple[int, Tensor]:
-    """PRMS: which of the maps [K, H, W] of a ref's K sentences shows best what all of them mean.
+def choose(seen: Tensor, texts: Tensor) -> tuple[int, Tensor]:
+    """PRMS: which of the maps of a ref's K sentences shows best what all of them mean.
 
-    score of map k = sum over the K sentences of the cosine with what map k leaves of image
-    [3, H, W]; the first best wins. Returns it and the scores [K].
+    seen: [K, E], what each map leaves of the image (`Calibrator.seen`). texts: [K, E]. score of map
+    k = sum over the K sentences of the cosine; the first best wins. Returns it and the scores [K].
     """
-    seen = calibrator.seen(image.expand(len(maps), -1, -1, -1), maps)
-    scores = (seen @ calibrator.texts(words, word_mask).T).sum(dim=1)
+    scores = (seen @ texts.T).sum(dim=1)
     return first_best(scores.tolist()), scores
 
 

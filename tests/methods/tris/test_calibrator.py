@@ -12,7 +12,6 @@ from torch import Tensor
 from refseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from refseg.methods.tris.calibrator import (
     TOGETHER,
-    Calibrator,
     calibration,
     choose,
     first_best,
@@ -149,34 +148,24 @@ def test_gradients_reach_masks_and_never_weights() -> None:
     assert not judge.pair.training
 
 
-class Judge(Calibrator):
-    """Sees of a map its mean and its first pixel; a text is a direction."""
-
-    def __init__(self) -> None:
-        pass
-
-    def seen(self, images: Tensor, masks: Tensor) -> Tensor:
-        return torch.stack([masks.mean(dim=(1, 2)), masks[:, 0, 0]], dim=1)
-
-    def texts(self, words: Tensor, word_mask: Tensor) -> Tensor:
-        return F.one_hot(words[:, 0], 2).float()
+def seen_of(maps: Tensor) -> Tensor:
+    """What a judge sees of maps: their mean and their first pixel."""
+    return torch.stack([maps.mean(dim=(1, 2)), maps[:, 0, 0]], dim=1)
 
 
 def test_prms_asks_every_sentence_about_every_map() -> None:
     maps = torch.zeros(3, 4, 4)
     maps[0], maps[1, 0, 0], maps[2] = 0.4, 3.0, 0.5
-    words, mask = torch.tensor([[0], [0], [1]]), torch.ones(3, 1).bool()
-    best, scores = choose(Judge(), torch.zeros(3, 4, 4), maps, words, mask)
+    seen, texts = seen_of(maps), F.one_hot(torch.tensor([0, 0, 1]), 2).float()
+    best, scores = choose(seen, texts)
     means, corners = maps.mean(dim=(1, 2)), maps[:, 0, 0]
     assert scores.tolist() == pytest.approx((2 * means + corners).tolist())
     assert best == 1
     for order in ([2, 0, 1], [1, 2, 0]):
-        again, _ = choose(Judge(), torch.zeros(3, 4, 4), maps[order], words[order], mask)
+        again, _ = choose(seen[order], texts[order])
         assert order[again] == best  # the chosen map, not its place
-    one, _ = choose(Judge(), torch.zeros(3, 4, 4), maps[:1], words[:1], mask[:1])
-    assert one == 0
-    same, _ = choose(Judge(), torch.zeros(3, 4, 4), maps[[0, 0]], words[[0, 0]], mask[:2])
-    assert same == 0
+    assert choose(seen[:1], texts[:1])[0] == 0
+    assert choose(seen[[0, 0]], texts[[0, 0]])[0] == 0
 
 
 def test_the_first_of_equals_wins() -> None:
