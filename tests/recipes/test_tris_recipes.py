@@ -81,9 +81,12 @@ def test_what_is_repaired_is_named_switch_by_switch() -> None:
     assert paper == {*repaired, "train.schedule"}
     small = changes(get_recipe("tris_scenes_paper"), get_recipe("tris_scenes"))
     # Pixels and pieces are the small pair's own already; texts of an image come together, which
-    # the released loss would take for each other's negatives.
+    # the released loss would take for each other's negatives, and one of them is judged.
     own = {"preprocess.mean", "preprocess.std", "tokens.max_words"}
-    together = {"data.per_image", "data.view", "train.batch_size", "tris.train.batch_size"}
+    together = {
+        "data.per_image", "data.view", "train.batch_size", "tris.train.batch_size",
+        "tris.response.loss.judged",
+    }  # fmt: skip
     assert small == repaired - own | together
 
 
