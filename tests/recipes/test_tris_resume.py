@@ -46,7 +46,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(
     folder = tmp_path / "killed"
     deaths: list[Death] = [
         (RecipeBatches, "__call__", 2, "respond"),  # one of them is the first look
-        (tris_select, "_of_image", 3, "select"),
+        (tris_select, "_of_images", 0, "select"),
         (EdgeBatches, "__call__", 1, "edges"),
         (EdgeNet, "set_mean", 0, "edges"),
         (tris_edges.Refiner, "__call__", 3, "refine"),
