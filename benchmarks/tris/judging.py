@@ -8,7 +8,8 @@ Between them, a form that shares the image tower alone. Ours knows every text al
 training from the second time on that a text comes. Before anything is timed, all must give the
 same losses, and the same gradients of L_pos + L_neg by a thousandth of the largest.
 
-Sizes are those of `tris_scenes`, and half of the paper's widths with about half of its depths.
+Sizes are those of `tris_scenes`, all of whose texts are judged here (it asks about one of each
+image, `loss.judged`), and half of the paper's widths with about half of its depths.
 """
 
 from __future__ import annotations
@@ -66,8 +67,10 @@ def judging(runs: int = 5) -> dict[str, Table]:
     """By size: the forms with "ms" a step, "per_second" texts, "as_fast"."""
     small = tris_scenes().tris
     assert small is not None
+    loss = small.response.loss.model_copy(update={"judged": "texts"})
+    response = small.response.model_copy(update={"loss": loss})
     sizes = (
-        Size("scenes", small.response, PAIR_SMALL, 128, images=16, each=4),
+        Size("scenes", response, PAIR_SMALL, 128, images=16, each=4),
         Size("half of the paper's widths", HALF, HALF_PAIR, 320, images=8, each=1),
     )
     return {size.title: measured(size, runs) for size in sizes}
@@ -134,11 +137,12 @@ def step(method: TrisResponse, batch: Batch) -> None:
 class Twice(TrisResponse):
     """A pass through the image tower for each of the two terms."""
 
-    def _calibrated(self, own: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _calibrated(self, own: Tensor, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
         judge, read = self._calibrator, self.text.cut_for_judge
         assert judge is not None
         assert batch.negatives is not None
         assert batch.negative_mask is not None
+        assert len(rows) == len(batch)
         pixels = batch.images[batch.image_of]
         shown = in_net(own, (pixels.shape[2], pixels.shape[3])).sigmoid()
         texts = judge.texts(*read(batch.words, batch.word_mask))

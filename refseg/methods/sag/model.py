@@ -17,6 +17,8 @@ We differ:
   code draws anew each time. Learning does, too;
 - pictures of which a sentence is true, copies of its own and those that come with the same words,
   are no negatives of it (`loss.others`); norms and biases do not decay;
+- the means of the slots' Gaussians may be drawn wider (`slots.apart`), so that few steps are enough
+  for slots to come apart;
 - the table of positions is resampled where the image's size asks for it, not twice;
 - what the released code holds and never uses (BERT's pooler, two more maps) is not built.
 Each cheaper form (keys once for all iterations, two maps of the decoder apart, all pairs at once)

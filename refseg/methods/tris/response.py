@@ -14,6 +14,7 @@ We differ:
 - images, not items, are encoded: items that share an image share its pixels;
 - an answer is made for each pair of image and text by itself, so that what else is asked about
   cannot change it; while learning the prompt hears all texts of the batch, as released;
+- of the texts about one image the calibrator may be asked about one (`loss.judged`);
 - the calibrator is handed in (`judge_by`), its weights are not the model's.
 Letters: I images, B texts, T words, N pixels, C channels (C_d), E joint width.
 """
